@@ -1,0 +1,160 @@
+// Package domain receives what happened (events folded into states) and what
+// somebody wants (commands) from the handlers, and hands back what shall be
+// recorded; pure: standard library only, no clock, no random, no I/O.
+//
+// One file per behaviour: a stream's state, its commands, Decide and Evolve
+// stand together (project.go, push.go, build.go, slot.go, deployment.go).
+package domain
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Event is a fact. Its Go type is its payload; Type names it for ever.
+//
+//sumtype:decl
+type Event interface {
+	// Type is the stored name, in the past tense ("BuildRequested").
+	Type() string
+	isEvent()
+}
+
+// Cursor is a place in the log: everything up to and including Position of
+// LogEpoch has been seen. The zero value stands before the first event.
+// Its text form, "<log epoch>.<position>", is used everywhere.
+type Cursor struct {
+	LogEpoch int64 // from 1; raised by a restore that may have lost the tail
+	Position int64 // from 1, dense, in commit order; 0 = before the first event
+}
+
+// String gives the text form, "1.42".
+func (c Cursor) String() string {
+	return strconv.FormatInt(c.LogEpoch, 10) + "." + strconv.FormatInt(c.Position, 10)
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (c Cursor) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (c *Cursor) UnmarshalText(text []byte) (err error) {
+	*c, err = ParseCursor(string(text))
+	return err
+}
+
+// ErrCursor is what a text that is no cursor gives.
+var ErrCursor = errors.New(`not a cursor: want "<log epoch>.<position>", for example "1.42"`)
+
+// ParseCursor reads the text form. The empty text is the zero cursor.
+func ParseCursor(text string) (Cursor, error) {
+	if text == "" {
+		return Cursor{}, nil
+	}
+	e, p, ok := strings.Cut(text, ".")
+	epoch, err1 := strconv.ParseInt(e, 10, 64)
+	position, err2 := strconv.ParseInt(p, 10, 64)
+	c := Cursor{LogEpoch: epoch, Position: position}
+	if !ok || err1 != nil || err2 != nil || epoch < 0 || position < 0 || c.String() != text {
+		return Cursor{}, fmt.Errorf("cursor %q: %w", text, ErrCursor)
+	}
+	return c, nil
+}
+
+// Recorded is an event as the store keeps it: the envelope and the exact bytes of the body.
+type Recorded struct {
+	Cursor        Cursor    // log epoch and position
+	ID            string    // UUID
+	Stream        Stream    // what it belongs to
+	Version       int64     // from 1 within the stream
+	ProjectID     ProjectID // empty for events of no project
+	Type          string    // Event.Type
+	SchemaVersion int       // from 1
+	Body          []byte    // canonical JSON, verbatim
+	OccurredAt    time.Time // µs, UTC; when it happened, by the clock of who saw it
+	RecordedAt    time.Time // µs, UTC; never before its predecessor's
+	Actor         string    // opaque id of who caused it, never an e-mail
+	CorrelationID string    // the push (or command) that everything here follows from
+	CausationID   string    // id of the event that led to this one; empty for a first cause
+	Attempt       AttemptID // empty unless a worker's attempt reported it
+	AttemptSeq    int64     // sequence within the attempt, from 1; 0 = none
+	Trace         string    // W3C traceparent, may be empty
+}
+
+// Line is the JSON form of a recorded event, one object a line, as
+// `pipeops events --json` and the export print it.
+type Line struct {
+	Cursor        string          `json:"cursor"`
+	Position      int64           `json:"position"`
+	Epoch         int64           `json:"epoch"`
+	ID            string          `json:"id"`
+	Stream        string          `json:"stream"`
+	Version       int64           `json:"version"`
+	Project       string          `json:"project"`
+	Type          string          `json:"type"`
+	SchemaVersion int             `json:"schemaVersion"`
+	Data          json.RawMessage `json:"data"`
+	Actor         string          `json:"actor"`
+	Attempt       string          `json:"attempt"`
+	AttemptSeq    int64           `json:"attemptSeq"`
+	CorrelationID string          `json:"correlationId"`
+	CausationID   string          `json:"causationId"`
+	OccurredAt    Time            `json:"occurredAt"`
+	RecordedAt    Time            `json:"recordedAt"`
+	Trace         string          `json:"trace"`
+}
+
+// Line gives the JSON form.
+func (r Recorded) Line() Line {
+	return Line{
+		Cursor: r.Cursor.String(), Position: r.Cursor.Position, Epoch: r.Cursor.LogEpoch,
+		ID: r.ID, Stream: string(r.Stream), Version: r.Version, Project: string(r.ProjectID),
+		Type: r.Type, SchemaVersion: r.SchemaVersion, Data: r.Body, Actor: r.Actor,
+		Attempt: string(r.Attempt), AttemptSeq: r.AttemptSeq,
+		CorrelationID: r.CorrelationID, CausationID: r.CausationID,
+		OccurredAt: At(r.OccurredAt), RecordedAt: At(r.RecordedAt), Trace: r.Trace,
+	}
+}
+
+// Time is a time in an event's body: UTC with microseconds, so that the text
+// form (RFC 3339, always six digits and Z) is the same wherever it is written.
+type Time struct{ time.Time }
+
+const timeForm = "2006-01-02T15:04:05.000000Z"
+
+// At cuts t to what a body keeps.
+func At(t time.Time) Time { return Time{t.UTC().Truncate(time.Microsecond)} }
+
+// MarshalJSON implements json.Marshaler.
+func (t Time) MarshalJSON() ([]byte, error) {
+	if t.IsZero() {
+		return []byte(`""`), nil
+	}
+	return []byte(`"` + t.UTC().Format(timeForm) + `"`), nil
+}
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (t *Time) UnmarshalJSON(b []byte) error {
+	if string(b) == `""` || string(b) == "null" {
+		*t = Time{}
+		return nil
+	}
+	p, err := time.Parse(`"`+time.RFC3339Nano+`"`, string(b))
+	if err != nil {
+		return fmt.Errorf("time %s: want RFC 3339, for example \"2026-01-02T15:04:05.000000Z\"", b)
+	}
+	*t = At(p)
+	return nil
+}
+
+// Seconds is a duration in an event's body, in whole seconds.
+type Seconds int64
+
+// Duration gives the Go form.
+func (s Seconds) Duration() time.Duration { return time.Duration(s) * time.Second }
+
+// Milliseconds is a duration in an event's body.
+type Milliseconds int64
