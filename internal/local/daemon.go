@@ -1,0 +1,191 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// daemon is one part's process: how to start it, when it is ready, how to end it.
+type daemon struct {
+	part   string                      // its name and its folder below the home
+	path   string                      // the program
+	args   []string                    // without the program's name
+	env    []string                    // more of it, as name=value
+	user   *account                    // who runs it; nil: who runs us
+	before func(context.Context) error // called before a new process is started; nil: nothing
+	ready  func(context.Context) error
+	within time.Duration // from start to ready
+}
+
+// start adopts the running process of this part or starts one, and returns once it is ready.
+// The caller holds the part's lock.
+func (d daemon) start(ctx context.Context, c Config) error {
+	if process, found := d.running(c); found {
+		err := d.awaitReady(ctx, process)
+		if !errors.Is(err, errEnded) {
+			return d.explain(c, err)
+		}
+	}
+	if d.before != nil {
+		if err := d.before(ctx); err != nil {
+			return fmt.Errorf("start %s: %w", d.part, err)
+		}
+	}
+	process, err := d.launch(c, filepath.Join(c.Home, d.part))
+	if err != nil {
+		return d.explain(c, err)
+	}
+	c.Log.Info("part started", "part", d.part, "pid", process.Pid)
+	return d.explain(c, d.awaitReady(ctx, process))
+}
+
+var errEnded = errors.New("it ended")
+
+func (d daemon) explain(c Config, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("start %s: %w%s", d.part, err, lastLines(filepath.Join(c.Home, d.part, "log"), 12))
+}
+
+// running finds the part's process by its identity file or, when its starter was killed before that was written, by
+// the mark in its environment.
+func (d daemon) running(c Config) (identity, bool) {
+	if id, err := readIdentity(identityFile(c.Home, d.part)); err == nil && id.alive() {
+		return id, true
+	}
+	commandLine := strings.Join(append([]string{d.path}, d.args...), "\x00") + "\x00"
+	for _, id := range marked(mark(c.Home, d.part)) {
+		found, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", id.Pid))
+		if err == nil && string(found) == commandLine {
+			return id, id.write(identityFile(c.Home, d.part)) == nil
+		}
+	}
+	return identity{}, false
+}
+
+func (d daemon) launch(c Config, folder string) (identity, error) {
+	if err := os.MkdirAll(folder, 0o711); err != nil { //nolint:gosec // PostgreSQL's user passes through
+		return identity{}, err
+	}
+	logPath := filepath.Join(folder, "log")
+	if err := os.Rename(logPath, logPath+".1"); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return identity{}, err
+	}
+	log, err := os.OpenFile(logPath, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return identity{}, err
+	}
+	defer log.Close()
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		return identity{}, err
+	}
+	defer null.Close()
+	attr := &os.ProcAttr{
+		Dir:   folder,
+		Env:   append(append(environment(), d.env...), mark(c.Home, d.part)),
+		Files: []*os.File{null, log, log},
+		Sys:   &syscall.SysProcAttr{Setsid: true},
+	}
+	if d.user != nil {
+		attr.Sys.Credential = d.user.credential()
+	}
+	// Not os/exec: the process outlives us, and nobody here waits for it.
+	process, err := os.StartProcess(d.path, append([]string{d.path}, d.args...), attr)
+	if err != nil {
+		return identity{}, err
+	}
+	id, err := identify(process.Pid)
+	if err != nil {
+		return identity{}, errEnded
+	}
+	if err := id.write(identityFile(c.Home, d.part)); err != nil {
+		return identity{}, errors.Join(err, process.Kill())
+	}
+	return id, process.Release()
+}
+
+func (d daemon) awaitReady(ctx context.Context, process identity) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, d.within, fmt.Errorf("not ready within %s", d.within))
+	defer cancel()
+	last := errors.New("nothing was tried")
+	for {
+		attempt, done := context.WithTimeoutCause(ctx, 3*time.Second, errors.New("no answer within 3 s"))
+		err := d.ready(attempt)
+		done()
+		if err == nil {
+			return nil
+		}
+		if context.Cause(ctx) == nil {
+			last = err
+		}
+		if !process.alive() {
+			return errEnded
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", context.Cause(ctx), last)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// end asks the part to stop by the signal, waits, and after grace kills what carries its mark.
+func end(ctx context.Context, c Config, part string, signal syscall.Signal, grace time.Duration) error {
+	file := identityFile(c.Home, part)
+	if id, err := readIdentity(file); err == nil && id.alive() {
+		if err := id.signal(signal); err != nil {
+			return fmt.Errorf("stop %s: %w", part, err)
+		}
+		patience, cancel := context.WithTimeoutCause(ctx, grace, errors.New("still there"))
+		err := id.await(patience)
+		cancel()
+		if err != nil {
+			c.Log.Warn("part killed", "part", part, "pid", id.Pid, "after", grace)
+		}
+	}
+	for _, id := range marked(mark(c.Home, part)) {
+		if err := errors.Join(id.signal(syscall.SIGKILL), id.await(ctx)); err != nil {
+			return fmt.Errorf("kill process %d of %s: %w", id.Pid, part, err)
+		}
+	}
+	if err := os.Remove(file); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("forget %s: %w", part, err)
+	}
+	return nil
+}
+
+func identityFile(home, part string) string { return filepath.Join(home, part, "pid") }
+
+// mark stands in the environment of a part and of what it starts, so that they are found without an identity file.
+func mark(home, part string) string { return "PIPEOPS_PART=" + home + ":" + part }
+
+// environment is what parts inherit: never the secrets that may stand in ours.
+func environment() []string {
+	var kept []string
+	for _, variable := range os.Environ() {
+		name, _, _ := strings.Cut(variable, "=")
+		switch strings.ToUpper(name) {
+		case "PATH", "HOME", "TMPDIR", "USER", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR":
+			kept = append(kept, variable)
+		}
+	}
+	return append(kept, "LC_ALL=C.UTF-8")
+}
+
+// lastLines returns the end of a log as text to append to an error.
+func lastLines(path string, count int) string {
+	content, err := os.ReadFile(path)
+	if err != nil || len(content) == 0 {
+		return ""
+	}
+	lines := strings.Split(strings.TrimRight(string(content), "\n"), "\n")
+	return fmt.Sprintf("\nlast lines of %s:\n%s", path, strings.Join(lines[max(0, len(lines)-count):], "\n"))
+}

@@ -1,0 +1,61 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"syscall"
+	"time"
+)
+
+// StopPostgres ends the cluster of that home in order; its data stays.
+func StopPostgres(ctx context.Context, c Config) error {
+	// SIGINT: fast shutdown, which ends sessions and writes a checkpoint.
+	return stopPart(ctx, c, "postgres", syscall.SIGINT, 30*time.Second)
+}
+
+func stopPart(ctx context.Context, c Config, part string, signal syscall.Signal, grace time.Duration) error {
+	c, err := c.withDefaults()
+	if err != nil {
+		return err
+	}
+	unlock, err := c.lockPart(ctx, part)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return end(ctx, c, part, signal, grace)
+}
+
+// Down ends every part of that home, whoever started it, and takes away what the parts left on the machine.
+// The data stays.
+func Down(ctx context.Context, c Config) error {
+	return errors.Join(
+		StopPostgres(ctx, c),
+	)
+}
+
+// Part is one running part of a home.
+type Part struct {
+	Name string
+	Pid  int
+}
+
+// Running lists the parts of that home that run now, by name.
+func Running(c Config) ([]Part, error) {
+	c, err := c.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	files, err := filepath.Glob(identityFile(c.Home, "*"))
+	if err != nil {
+		return nil, err
+	}
+	var parts []Part
+	for _, file := range files {
+		if id, err := readIdentity(file); err == nil && id.alive() {
+			parts = append(parts, Part{Name: filepath.Base(filepath.Dir(file)), Pid: id.Pid})
+		}
+	}
+	return parts, nil
+}

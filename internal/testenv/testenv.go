@@ -1,0 +1,60 @@
+// Package testenv receives tests from every package, and hands them addresses of real parts: a database, a broker,
+// a registry, BuildKit, a cluster; effects.
+//
+// The parts run through internal/local in one home per machine, are started by the first test that asks and adopted
+// by the next test process, so that the tests of all packages share them. Each test gets something of its own inside
+// (a database, a virtual host, a namespace is the test's to choose) which goes with the test. A part that is missing
+// fails the test with what to type. `go run ./internal/testenv/testenvctl down` ends them all.
+//
+//	url := testenv.Postgres(t)
+package testenv
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/pipeops/pipeops/internal/local"
+)
+
+// Config returns where the shared parts live: PIPEOPS_TEST_HOME, or for root /var/lib/pipeops-testenv, where the
+// unprivileged PostgreSQL can enter, or else testenv in the cache folder.
+func Config() local.Config {
+	cache := local.DefaultCache()
+	home := os.Getenv("PIPEOPS_TEST_HOME")
+	if home == "" && os.Getuid() == 0 {
+		home = "/var/lib/pipeops-testenv"
+	}
+	if home == "" {
+		home = filepath.Join(cache, "testenv")
+	}
+	return local.Config{Home: home, Cache: cache}
+}
+
+// config is Config with the part's progress in the test's log.
+func config(t testing.TB) local.Config {
+	c := Config()
+	c.Progress = func(text string) { t.Log(text) }
+	return c
+}
+
+// starting bounds the start of a part that takes seconds.
+func starting(t testing.TB, within time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(t.Context(), within, errors.New("the part took longer than "+within.String()))
+}
+
+// cleaning bounds what a test leaves behind: t.Context has ended by then.
+func cleaning() (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(context.Background(), 30*time.Second, errors.New("cleaning up took longer than 30 s"))
+}
+
+// need fails the test with what to type.
+func need(t testing.TB, part string, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatalf("%s for tests: %v\nIf a program is missing type: make tools", part, err)
+	}
+}
