@@ -31,6 +31,7 @@ func stopPart(ctx context.Context, c Config, part string, signal syscall.Signal,
 // The data stays.
 func Down(ctx context.Context, c Config) error {
 	return errors.Join(
+		StopRabbitMQ(ctx, c),
 		StopPostgres(ctx, c),
 	)
 }

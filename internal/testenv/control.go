@@ -15,7 +15,10 @@ import (
 func Up(ctx context.Context, out io.Writer) error {
 	c := Config()
 	c.Progress = func(text string) { fmt.Fprintln(out, text) }
-	_, err := local.StartPostgres(ctx, c)
+	if _, err := local.StartPostgres(ctx, c); err != nil {
+		return err
+	}
+	_, err := local.StartRabbitMQ(ctx, c)
 	return err
 }
 
@@ -26,7 +29,7 @@ func Down(ctx context.Context) error {
 		return err
 	}
 	var problems []error
-	for _, part := range []string{"postgres"} {
+	for _, part := range []string{"postgres", "rabbitmq"} {
 		problems = append(problems, os.RemoveAll(filepath.Join(c.Home, part)))
 	}
 	return errors.Join(problems...)

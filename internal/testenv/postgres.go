@@ -2,12 +2,9 @@ package testenv
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"net/url"
-	"os"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -28,7 +25,7 @@ func Postgres(t testing.TB) string {
 	need(t, "PostgreSQL", err)
 	sweepOnce.Do(func() { err = sweepDatabases(ctx, server) })
 	need(t, "PostgreSQL", err)
-	name := fmt.Sprintf("%s%d_%s", databasePrefix, os.Getpid(), strings.ToLower(rand.Text()[:10]))
+	name := freshName()
 	need(t, "PostgreSQL", execute(ctx, server, "CREATE DATABASE "+name))
 	t.Cleanup(func() {
 		ctx, cancel := cleaning()
@@ -43,8 +40,6 @@ func Postgres(t testing.TB) string {
 	return fresh.String()
 }
 
-const databasePrefix = "test_"
-
 var sweepOnce sync.Once
 
 // sweepDatabases drops what test processes that were killed have left: the name tells the process.
@@ -54,7 +49,7 @@ func sweepDatabases(ctx context.Context, server string) error {
 		return err
 	}
 	defer connection.Close(ctx) //nolint:errcheck // nothing is in flight
-	rows, err := connection.Query(ctx, "SELECT datname FROM pg_database WHERE starts_with(datname, $1)", databasePrefix)
+	rows, err := connection.Query(ctx, "SELECT datname FROM pg_database WHERE starts_with(datname, $1)", namePrefix)
 	if err != nil {
 		return err
 	}
@@ -63,8 +58,7 @@ func sweepDatabases(ctx context.Context, server string) error {
 		return err
 	}
 	for _, name := range names {
-		pid, _, _ := strings.Cut(strings.TrimPrefix(name, databasePrefix), "_")
-		if _, err := os.Stat("/proc/" + pid); !errors.Is(err, os.ErrNotExist) {
+		if !leftBehind(name) {
 			continue
 		}
 		if _, err := connection.Exec(ctx, "DROP DATABASE IF EXISTS "+pgx.Identifier{name}.Sanitize()+" WITH (FORCE)"); err != nil {

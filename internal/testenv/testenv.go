@@ -11,9 +11,12 @@ package testenv
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -57,4 +60,22 @@ func need(t testing.TB, part string, err error) {
 	if err != nil {
 		t.Fatalf("%s for tests: %v\nIf a program is missing type: make tools", part, err)
 	}
+}
+
+const namePrefix = "test_"
+
+// freshName names what a test owns inside a shared part; the name tells the test process.
+func freshName() string {
+	return fmt.Sprintf("%s%d_%s", namePrefix, os.Getpid(), strings.ToLower(rand.Text()[:10]))
+}
+
+// leftBehind says whether the test process that made a fresh name was killed before it could clean up.
+func leftBehind(name string) bool {
+	rest, ours := strings.CutPrefix(name, namePrefix)
+	pid, _, _ := strings.Cut(rest, "_")
+	if !ours || pid == "" {
+		return false
+	}
+	_, err := os.Stat("/proc/" + pid)
+	return errors.Is(err, os.ErrNotExist)
 }
