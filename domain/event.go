@@ -15,14 +15,10 @@ import (
 	"time"
 )
 
-// Event is a fact. Its Go type is its payload; Type names it for ever.
-//
-//sumtype:decl
-type Event interface {
-	// Type is the stored name, in the past tense ("BuildRequested").
-	Type() string
-	isEvent()
-}
+// Event is a fact: a Go struct of this package, whose name (in the past tense,
+// "BuildRequested") is its type for ever, see TypeOf. Each kind of stream has
+// an interface of its own (BuildEvent, …) that lists what may stand in it.
+type Event interface{ isEvent() }
 
 // Cursor is a place in the log: everything up to and including Position of
 // LogEpoch has been seen. The zero value stands before the first event.

@@ -1,0 +1,387 @@
+package domain
+
+import (
+	"fmt"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// ProjectNameEvent may stand in a project name's stream.
+//
+//sumtype:decl
+type ProjectNameEvent interface {
+	Event
+	projectNameEvent()
+}
+
+// ProjectNameClaimed gives a name to a project for ever.
+type ProjectNameClaimed struct {
+	Project ProjectID `json:"project"`
+	Name    string    `json:"name"`
+}
+
+func (ProjectNameClaimed) isEvent()          {}
+func (ProjectNameClaimed) projectNameEvent() {}
+
+// ProjectName is who has a name.
+type ProjectName struct{ Project ProjectID }
+
+// Evolve applies an event.
+func (n *ProjectName) Evolve(e ProjectNameEvent) {
+	switch e := e.(type) {
+	case ProjectNameClaimed:
+		n.Project = e.Project
+	}
+}
+
+// ProjectEvent may stand in a project's stream.
+//
+//sumtype:decl
+type ProjectEvent interface {
+	Event
+	projectEvent()
+}
+
+type inProject struct{}
+
+func (inProject) isEvent()      {}
+func (inProject) projectEvent() {}
+
+// ProjectCreated begins a project.
+type ProjectCreated struct {
+	inProject
+
+	Project  ProjectID       `json:"project"`
+	Name     string          `json:"name"` // slug, unique, unchangeable
+	Settings ProjectSettings `json:"settings"`
+}
+
+// ProjectConfigured replaces the project's settings as a whole.
+type ProjectConfigured struct {
+	inProject
+
+	Settings ProjectSettings `json:"settings"`
+}
+
+// ProjectSettings is what can be changed about a project itself.
+type ProjectSettings struct {
+	Repository string `json:"repository"` // https:// or ssh:// URL, or empty: the built-in git remote
+	Branch     string `json:"branch"`     // pushes to it are built
+	Registry   string `json:"registry"`   // repository prefix for images, "ghcr.io/acme"; empty: the server's own
+}
+
+// ServiceAdded adds something that is built and run.
+type ServiceAdded struct {
+	inProject
+
+	Service ServiceID   `json:"service"`
+	Name    string      `json:"name"` // slug, unique in the project
+	Spec    ServiceSpec `json:"spec"`
+}
+
+// ServiceConfigured replaces a service's settings as a whole.
+type ServiceConfigured struct {
+	inProject
+
+	Service ServiceID   `json:"service"`
+	Spec    ServiceSpec `json:"spec"`
+}
+
+// EnvironmentAdded adds a place to deploy to.
+type EnvironmentAdded struct {
+	inProject
+
+	Environment EnvironmentID `json:"environment"`
+	Name        string        `json:"name"`      // slug, unique in the project
+	Branch      string        `json:"branch"`    // whose builds are deployed by themselves; empty = the project's
+	Namespace   string        `json:"namespace"` // in Kubernetes
+}
+
+// WebhookSecretRotated says that webhooks of a provider are checked against
+// another secret from now on. The secret itself stands sealed elsewhere.
+type WebhookSecretRotated struct {
+	inProject
+
+	Provider string `json:"provider"` // "github"
+	Revision int    `json:"revision"` // from 1
+}
+
+// Service is one thing that a project builds and runs.
+type Service struct {
+	ID   ServiceID
+	Name string
+	Spec ServiceSpec
+}
+
+// Environment is one place that a project deploys to.
+type Environment struct {
+	ID        EnvironmentID
+	Name      string
+	Branch    string
+	Namespace string
+}
+
+// Project is a repository with its settings, services and environments.
+type Project struct {
+	ID           ProjectID // empty: no such project
+	Name         string
+	Settings     ProjectSettings
+	Services     []Service     // in order of addition
+	Environments []Environment // in order of addition
+	Version      int64         // events so far = version of the stream; names the configuration of a release
+	Webhooks     map[string]int
+}
+
+// Evolve applies an event.
+func (p *Project) Evolve(e ProjectEvent) {
+	p.Version++
+	switch e := e.(type) {
+	case ProjectCreated:
+		p.ID, p.Name, p.Settings = e.Project, e.Name, e.Settings
+	case ProjectConfigured:
+		p.Settings = e.Settings
+	case ServiceAdded:
+		p.Services = append(p.Services, Service{e.Service, e.Name, e.Spec})
+	case ServiceConfigured:
+		if i := slices.IndexFunc(p.Services, func(s Service) bool { return s.ID == e.Service }); i >= 0 {
+			p.Services[i].Spec = e.Spec
+		}
+	case EnvironmentAdded:
+		p.Environments = append(p.Environments, Environment{e.Environment, e.Name, e.Branch, e.Namespace})
+	case WebhookSecretRotated:
+		if p.Webhooks == nil {
+			p.Webhooks = map[string]int{}
+		}
+		p.Webhooks[e.Provider] = e.Revision
+	}
+}
+
+// Service finds a service by name or id; the empty text is the only one of a simple project.
+func (p *Project) Service(nameOrID string) (Service, bool) {
+	if nameOrID == "" && len(p.Services) == 1 {
+		return p.Services[0], true
+	}
+	for _, s := range p.Services {
+		if s.Name == nameOrID || string(s.ID) == nameOrID {
+			return s, true
+		}
+	}
+	return Service{}, false
+}
+
+// Environment finds an environment by name or id; the empty text is the only one.
+func (p *Project) Environment(nameOrID string) (Environment, bool) {
+	if nameOrID == "" && len(p.Environments) == 1 {
+		return p.Environments[0], true
+	}
+	for _, e := range p.Environments {
+		if e.Name == nameOrID || string(e.ID) == nameOrID {
+			return e, true
+		}
+	}
+	return Environment{}, false
+}
+
+// unconfigured says what a push would miss, nil when all is there.
+func (p *Project) unconfigured() *Diagnosis {
+	var missing, fixes []string
+	if p.Settings.Registry == "" {
+		missing = append(missing, "a registry for its images")
+		fixes = append(fixes, "Name the registry: pipeops project set "+p.Name+" --registry ghcr.io/<owner>")
+	}
+	if len(p.Services) == 0 {
+		missing = append(missing, "a service to build and run")
+		fixes = append(fixes, "Add a service: pipeops project set "+p.Name+" --service "+p.Name+" --port 8080")
+	}
+	if len(p.Environments) == 0 {
+		missing = append(missing, "an environment to deploy to")
+		fixes = append(fixes, "Add an environment: pipeops project set "+p.Name+" --environment production")
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	return &Diagnosis{
+		Code: "PROJECT_NOT_CONFIGURED", Title: "Push ignored: the project isn't fully configured", Step: "push",
+		Error:  "project " + p.Name + " has no " + strings.Join(missing, ", no "),
+		Reason: "A push can only become a release when it is known what to build, where to push the image and where to run it",
+		Fixes:  append(fixes, "Push again"),
+		Run:    "pipeops project show " + p.Name,
+	}
+}
+
+// NewService and NewEnvironment name what CreateProject and ConfigureProject add.
+type (
+	NewService struct {
+		ID   ServiceID
+		Name string
+		Spec ServiceSpec
+	}
+	NewEnvironment struct {
+		ID     EnvironmentID
+		Name   string
+		Branch string
+	}
+)
+
+// CreateProject makes a project with its first services and environments.
+type CreateProject struct {
+	ID           ProjectID
+	Name         string
+	Settings     ProjectSettings
+	Services     []NewService
+	Environments []NewEnvironment
+}
+
+// Reads implements Command.
+func (c CreateProject) Reads(State) []Stream {
+	return []Stream{ProjectNameStream(c.Name), ProjectStream(c.ID)}
+}
+
+// Decide implements Command.
+func (c CreateProject) Decide(s State) ([]Change, error) {
+	if err := CheckSlug(c.Name); err != nil {
+		return nil, &Refusal{Code: "BAD_NAME", Field: "name", Message: fmt.Sprintf("%q can't be a project's name", c.Name), Fix: err.Error()}
+	}
+	if owner := Of[ProjectName](s, ProjectNameStream(c.Name)); owner.Project != "" {
+		return nil, &Refusal{Code: "NAME_TAKEN", Field: "name", Message: "there is a project named " + c.Name + " already", Fix: "choose another name, or use: pipeops project set " + c.Name}
+	}
+	if err := c.Settings.check(); err != nil {
+		return nil, err
+	}
+	stream := ProjectStream(c.ID)
+	changes := []Change{
+		{ProjectNameStream(c.Name), ProjectNameClaimed{Project: c.ID, Name: c.Name}},
+		{stream, ProjectCreated{Project: c.ID, Name: c.Name, Settings: c.Settings}},
+	}
+	added, err := additions(&Project{ID: c.ID, Name: c.Name}, c.Services, c.Environments)
+	return append(changes, added...), err
+}
+
+// ConfigureProject changes settings and adds services and environments. A nil
+// or empty part stays as it is.
+type ConfigureProject struct {
+	ID           ProjectID
+	Settings     *ProjectSettings
+	Specs        map[ServiceID]ServiceSpec // new settings of services that are there
+	Services     []NewService
+	Environments []NewEnvironment
+}
+
+// Reads implements Command.
+func (c ConfigureProject) Reads(State) []Stream { return []Stream{ProjectStream(c.ID)} }
+
+// Decide implements Command.
+func (c ConfigureProject) Decide(s State) ([]Change, error) {
+	stream := ProjectStream(c.ID)
+	p := Of[Project](s, stream)
+	if p.ID == "" {
+		return nil, noProject(string(c.ID))
+	}
+	var changes []Change
+	if c.Settings != nil && *c.Settings != p.Settings {
+		if err := c.Settings.check(); err != nil {
+			return nil, err
+		}
+		changes = append(changes, Change{stream, ProjectConfigured{Settings: *c.Settings}})
+	}
+	for _, id := range sortedServices(c.Specs) {
+		have, ok := p.Service(string(id))
+		if !ok {
+			return nil, &Refusal{Code: "NO_SERVICE", Field: "service", Message: "project " + p.Name + " has no service " + string(id), Fix: "see: pipeops project show " + p.Name}
+		}
+		spec := c.Specs[id]
+		if problems := spec.Check(); len(problems) > 0 {
+			return nil, problems[0]
+		}
+		if !have.Spec.equal(spec) {
+			changes = append(changes, Change{stream, ServiceConfigured{Service: id, Spec: spec}})
+		}
+	}
+	added, err := additions(p, c.Services, c.Environments)
+	return append(changes, added...), err
+}
+
+// RotateWebhookSecret records that a provider's webhook secret has another
+// revision, which stands sealed beside the log.
+type RotateWebhookSecret struct {
+	ID       ProjectID
+	Provider string
+	Revision int
+}
+
+// Reads implements Command.
+func (c RotateWebhookSecret) Reads(State) []Stream { return []Stream{ProjectStream(c.ID)} }
+
+// Decide implements Command.
+func (c RotateWebhookSecret) Decide(s State) ([]Change, error) {
+	if Of[Project](s, ProjectStream(c.ID)).ID == "" {
+		return nil, noProject(string(c.ID))
+	}
+	return []Change{{ProjectStream(c.ID), WebhookSecretRotated{Provider: c.Provider, Revision: c.Revision}}}, nil
+}
+
+func noProject(id string) *Refusal {
+	return &Refusal{Code: "NO_PROJECT", Field: "project", Message: "there is no project " + id, Fix: "see: pipeops project list"}
+}
+
+func additions(p *Project, services []NewService, environments []NewEnvironment) ([]Change, error) {
+	stream := ProjectStream(p.ID)
+	var changes []Change
+	for _, n := range services {
+		if err := CheckSlug(n.Name); err != nil {
+			return nil, &Refusal{Code: "BAD_NAME", Field: "service", Message: fmt.Sprintf("%q can't be a service's name", n.Name), Fix: err.Error()}
+		}
+		if problems := n.Spec.Check(); len(problems) > 0 {
+			return nil, problems[0]
+		}
+		if slices.ContainsFunc(p.Services, func(have Service) bool { return have.Name == n.Name }) {
+			return nil, &Refusal{Code: "NAME_TAKEN", Field: "service", Message: "there is a service named " + n.Name + " already", Fix: "choose another name"}
+		}
+		e := ServiceAdded{Service: n.ID, Name: n.Name, Spec: n.Spec}
+		p.Services = append(slices.Clip(p.Services), Service(n))
+		changes = append(changes, Change{stream, e})
+	}
+	for _, n := range environments {
+		if err := CheckSlug(n.Name); err != nil {
+			return nil, &Refusal{Code: "BAD_NAME", Field: "environment", Message: fmt.Sprintf("%q can't be an environment's name", n.Name), Fix: err.Error()}
+		}
+		if slices.ContainsFunc(p.Environments, func(have Environment) bool { return have.Name == n.Name }) {
+			return nil, &Refusal{Code: "NAME_TAKEN", Field: "environment", Message: "there is an environment named " + n.Name + " already", Fix: "choose another name"}
+		}
+		e := EnvironmentAdded{Environment: n.ID, Name: n.Name, Branch: n.Branch, Namespace: Namespace(p.Name, n.Name, n.ID)}
+		p.Environments = append(slices.Clip(p.Environments), Environment{n.ID, n.Name, n.Branch, e.Namespace})
+		changes = append(changes, Change{stream, e})
+	}
+	return changes, nil
+}
+
+// scpURL is git's short form of an ssh URL, "git@host:owner/name.git".
+var scpURL = regexp.MustCompile(`^[\w.-]+@[\w.-]+:[\w./~-]+$`)
+
+func (s ProjectSettings) check() error {
+	if s.Branch == "" || strings.ContainsAny(s.Branch, " ~^:?*[\\") || strings.HasPrefix(s.Branch, "-") {
+		return &Refusal{Code: "BAD_SETTING", Field: "branch", Message: fmt.Sprintf("%q isn't a branch", s.Branch), Fix: "name the branch whose pushes are built, for example main"}
+	}
+	if s.Repository == "" || scpURL.MatchString(s.Repository) {
+		return nil
+	}
+	u, err := url.Parse(s.Repository)
+	if err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "ssh" && u.Scheme != "http") {
+		return &Refusal{Code: "BAD_SETTING", Field: "repository", Message: "not a repository URL", Fix: "use https:// or ssh://, for example https://github.com/acme/shop.git, or leave it empty for the built-in git remote"}
+	}
+	if _, has := u.User.Password(); has {
+		return &Refusal{Code: "SECRET_IN_URL", Field: "repository", Message: "the URL carries a password, which the log would keep for ever", Fix: "remove it from the URL"}
+	}
+	return nil
+}
+
+func sortedServices(m map[ServiceID]ServiceSpec) []ServiceID {
+	ids := make([]ServiceID, 0, len(m))
+	for id := range m {
+		ids = append(ids, id)
+	}
+	slices.Sort(ids)
+	return ids
+}

@@ -1,0 +1,206 @@
+package domain
+
+import "strings"
+
+// PushEvent may stand in a push's stream.
+//
+//sumtype:decl
+type PushEvent interface {
+	Event
+	pushEvent()
+}
+
+type inPush struct{}
+
+func (inPush) isEvent()   {}
+func (inPush) pushEvent() {}
+
+// PushReceived is a push that shall be built. The raw delivery is its attachment.
+type PushReceived struct {
+	inPush
+
+	Push      PushID    `json:"push"`
+	Project   ProjectID `json:"project"`
+	Source    string    `json:"source"`   // "github", "git" (the built-in remote)
+	Delivery  string    `json:"delivery"` // the source's own id of it
+	Ref       string    `json:"ref"`      // "refs/heads/main"
+	Branch    string    `json:"branch"`
+	Before    string    `json:"before"` // commit, empty for a new branch
+	Commit    string    `json:"commit"` // full hash, 40 or 64 hex
+	Pusher    Personal  `json:"pusher" pii:"pusher"`
+	Author    Personal  `json:"author" pii:"author"`
+	Message   Personal  `json:"message" pii:"author"`
+	Forced    bool      `json:"forced,omitempty"`
+	Timestamp Time      `json:"timestamp,omitzero"` // of the commit
+}
+
+// PushIgnored is a delivery that leads to nothing, and why.
+type PushIgnored struct {
+	inPush
+
+	Push      PushID     `json:"push"`
+	Project   ProjectID  `json:"project"`
+	Source    string     `json:"source"`
+	Delivery  string     `json:"delivery"`
+	Kind      string     `json:"kind"` // "push", "ping", "issues", …: what the source called it
+	Ref       string     `json:"ref,omitempty"`
+	Commit    string     `json:"commit,omitempty"`
+	Reason    string     `json:"reason"` // stable: "ping", "tag", "branch-deleted", "other-branch", "duplicate", "not-configured", "not-a-push"
+	Diagnosis *Diagnosis `json:"diagnosis,omitempty"`
+}
+
+// Push is one delivery.
+type Push struct{ Received bool }
+
+// Evolve applies an event.
+func (p *Push) Evolve(e PushEvent) {
+	switch e.(type) {
+	case PushReceived, PushIgnored:
+		p.Received = true
+	}
+}
+
+// RefEvent may stand in a ref's stream.
+//
+//sumtype:decl
+type RefEvent interface {
+	Event
+	refEvent()
+}
+
+// RefMoved says where a ref stands since a push.
+type RefMoved struct {
+	Project ProjectID `json:"project"`
+	Ref     string    `json:"ref"`
+	Before  string    `json:"before"`
+	After   string    `json:"after"`
+	Push    PushID    `json:"push"`
+	Body    string    `json:"body"` // hash of the raw delivery, so that a replay under another id is known
+}
+
+func (RefMoved) isEvent()  {}
+func (RefMoved) refEvent() {}
+
+// Ref is where a ref stands and which deliveries moved it.
+type Ref struct {
+	Head   string
+	Bodies map[string]bool
+}
+
+// Evolve applies an event.
+func (r *Ref) Evolve(e RefEvent) {
+	switch e := e.(type) {
+	case RefMoved:
+		r.Head = e.After
+		if r.Bodies == nil {
+			r.Bodies = map[string]bool{}
+		}
+		r.Bodies[e.Body] = true
+	}
+}
+
+// ReceivePush records a verified delivery of a source, whatever it says.
+type ReceivePush struct {
+	Push     PushID
+	Project  ProjectID
+	Source   string
+	Delivery string
+	Kind     string // "push" is a push; all else is ignored under that name
+	Ref      string
+	Before   string
+	Commit   string // all zeros: the ref was deleted
+	Body     string // hex SHA-256 of the raw delivery
+	Forced   bool
+	Time     Time
+	Pusher   Personal
+	Author   Personal
+	Message  Personal
+}
+
+// Reads implements Command.
+func (c ReceivePush) Reads(State) []Stream {
+	return []Stream{c.stream(), ProjectStream(c.Project), RefStream(c.Project, c.Ref)}
+}
+
+func (c ReceivePush) stream() Stream { return PushStream(c.Project, c.Source, c.Delivery) }
+
+// Decide implements Command.
+func (c ReceivePush) Decide(s State) ([]Change, error) {
+	if Of[Push](s, c.stream()).Received {
+		return nil, nil
+	}
+	p := Of[Project](s, ProjectStream(c.Project))
+	if p.ID == "" {
+		return nil, noProject(string(c.Project))
+	}
+	if reason, diagnosis := c.ignore(p, Of[Ref](s, RefStream(c.Project, c.Ref))); reason != "" {
+		return []Change{{c.stream(), PushIgnored{
+			Push: c.Push, Project: c.Project, Source: c.Source, Delivery: c.Delivery, Kind: c.Kind,
+			Ref: c.Ref, Commit: c.Commit, Reason: reason, Diagnosis: diagnosis,
+		}}}, nil
+	}
+	return []Change{
+		{c.stream(), PushReceived{
+			Push: c.Push, Project: c.Project, Source: c.Source, Delivery: c.Delivery,
+			Ref: c.Ref, Branch: branchOf(c.Ref), Before: nonZero(c.Before), Commit: c.Commit,
+			Pusher: c.Pusher, Author: c.Author, Message: c.Message, Forced: c.Forced, Timestamp: c.Time,
+		}},
+		{RefStream(c.Project, c.Ref), RefMoved{
+			Project: c.Project, Ref: c.Ref, Before: nonZero(c.Before), After: c.Commit, Push: c.Push, Body: c.Body,
+		}},
+	}, nil
+}
+
+// ignore says why a delivery leads to nothing, "" when it shall be built.
+func (c ReceivePush) ignore(p *Project, ref *Ref) (reason string, d *Diagnosis) {
+	switch {
+	case c.Kind == "ping":
+		return "ping", nil
+	case c.Kind != "push":
+		return "not-a-push", nil
+	case strings.HasPrefix(c.Ref, "refs/tags/"):
+		return "tag", nil
+	case nonZero(c.Commit) == "":
+		return "branch-deleted", nil
+	case !p.tracks(branchOf(c.Ref)):
+		return "other-branch", nil
+	case ref.Head == c.Commit || ref.Bodies[c.Body]:
+		return "duplicate", nil
+	}
+	if d := p.unconfigured(); d != nil {
+		return "not-configured", d
+	}
+	return "", nil
+}
+
+// tracks says whether pushes to the branch are built.
+func (p *Project) tracks(branch string) bool {
+	if branch == "" {
+		return false
+	}
+	if branch == p.Settings.Branch {
+		return true
+	}
+	for _, e := range p.Environments {
+		if e.Branch == branch {
+			return true
+		}
+	}
+	return false
+}
+
+func branchOf(ref string) string {
+	branch, ok := strings.CutPrefix(ref, "refs/heads/")
+	if !ok {
+		return ""
+	}
+	return branch
+}
+
+// nonZero maps git's all-zero hash, "no commit", to the empty text.
+func nonZero(commit string) string {
+	if strings.Trim(commit, "0") == "" {
+		return ""
+	}
+	return commit
+}

@@ -1,0 +1,125 @@
+package domain
+
+import (
+	"encoding/json"
+	"fmt"
+	"path"
+	"reflect"
+	"strings"
+)
+
+// ServiceSpec is how one service is built and run. It stands whole in the
+// events that need it, so that a release can be run again exactly. Values are
+// not secret.
+type ServiceSpec struct {
+	RootDir    string            `json:"rootDir"`    // within the repository, "." = its top
+	Dockerfile string            `json:"dockerfile"` // relative to RootDir
+	BuildArgs  map[string]string `json:"buildArgs,omitempty"`
+
+	Command   []string          `json:"command,omitempty"` // instead of the image's own
+	Variables map[string]string `json:"variables,omitempty"`
+	Port      int               `json:"port"` // that the program listens on
+	Replicas  int               `json:"replicas"`
+
+	Health   Health   `json:"health"`
+	Strategy Strategy `json:"strategy"`
+
+	CPURequest    string `json:"cpuRequest,omitempty"` // Kubernetes quantities: "100m"
+	MemoryRequest string `json:"memoryRequest,omitempty"`
+	CPULimit      string `json:"cpuLimit,omitempty"`
+	MemoryLimit   string `json:"memoryLimit,omitempty"`
+}
+
+// Health is how Kubernetes asks the program whether it is well: GET Path on the port.
+type Health struct {
+	Path      string `json:"path"`
+	Startup   Probe  `json:"startup"`
+	Readiness Probe  `json:"readiness"`
+	Liveness  Probe  `json:"liveness"`
+}
+
+// Probe is when to ask, in seconds.
+type Probe struct {
+	InitialDelay Seconds `json:"initialDelay"`
+	Period       Seconds `json:"period"`
+	Timeout      Seconds `json:"timeout"`
+	Failures     int     `json:"failures"` // in a row until it counts
+}
+
+// DefaultSpec is what a new service has.
+func DefaultSpec() ServiceSpec {
+	return ServiceSpec{
+		RootDir: ".", Dockerfile: "Dockerfile", Port: 8080, Replicas: 1,
+		Health: Health{
+			Path:      "/health",
+			Startup:   Probe{Period: 5, Timeout: 2, Failures: 24}, // up to 120 s
+			Readiness: Probe{Period: 5, Timeout: 2, Failures: 3},
+			Liveness:  Probe{InitialDelay: 20, Period: 15, Timeout: 2, Failures: 3},
+		},
+		Strategy:   Strategy{Kind: Rolling, MinReady: 10, Deadline: 300},
+		CPURequest: "50m", MemoryRequest: "64Mi",
+	}
+}
+
+// Check gives every problem of the spec, nil when there is none.
+func (s ServiceSpec) Check() []*Refusal {
+	var out []*Refusal
+	bad := func(field, message, fix string) {
+		out = append(out, &Refusal{Code: "BAD_SETTING", Field: field, Message: message, Fix: fix})
+	}
+	if !inside(s.RootDir) {
+		bad("rootDir", fmt.Sprintf("%q leaves the repository", s.RootDir), `use a relative path, for example "." or "services/api"`)
+	}
+	if s.Dockerfile == "" || !inside(path.Join(s.RootDir, s.Dockerfile)) {
+		bad("dockerfile", fmt.Sprintf("%q isn't a file within the repository", s.Dockerfile), `use a path relative to the root directory, for example "Dockerfile"`)
+	}
+	for name := range s.BuildArgs {
+		if strings.HasPrefix(name, "BUILDKIT_") {
+			bad("buildArgs", name+" steers the builder itself", "remove it: names beginning with BUILDKIT_ are reserved")
+		}
+	}
+	if s.Port < 1 || s.Port > 65535 {
+		bad("port", fmt.Sprintf("%d isn't a port", s.Port), "use 1 to 65535, for example 8080")
+	}
+	if s.Replicas < 1 || s.Replicas > 1000 {
+		bad("replicas", fmt.Sprintf("%d replicas", s.Replicas), "use 1 to 1000")
+	}
+	if !strings.HasPrefix(s.Health.Path, "/") {
+		bad("healthPath", fmt.Sprintf("%q isn't an absolute path", s.Health.Path), `begin it with a slash, for example "/health"`)
+	}
+	for name, p := range map[string]Probe{"startup": s.Health.Startup, "readiness": s.Health.Readiness, "liveness": s.Health.Liveness} {
+		if p.Period < 1 || p.Timeout < 1 || p.Failures < 1 || p.InitialDelay < 0 {
+			bad(name, "period, timeout and failures begin at 1", "for example a period of 5, a timeout of 2 and 3 failures")
+		}
+	}
+	if err := s.Strategy.check(); err != nil {
+		out = append(out, err)
+	}
+	return out
+}
+
+func inside(p string) bool {
+	clean := path.Clean(p)
+	return p != "" && !path.IsAbs(clean) && clean != ".." && !strings.HasPrefix(clean, "../")
+}
+
+// plan is what decides whether two services share an image.
+func (s ServiceSpec) plan() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%q %q", path.Clean(s.RootDir), path.Clean(s.Dockerfile))
+	for _, k := range sortedKeys(s.BuildArgs) {
+		fmt.Fprintf(&b, " %q=%q", k, s.BuildArgs[k])
+	}
+	return b.String()
+}
+
+func (s ServiceSpec) equal(o ServiceSpec) bool { return reflect.DeepEqual(s, o) }
+
+// fingerprint is the same for specs that run alike.
+func (s ServiceSpec) fingerprint() string {
+	b, err := json.Marshal(s)
+	if err != nil { // a struct of texts and numbers always encodes
+		panic(err)
+	}
+	return shortHash(string(b), 32)
+}
