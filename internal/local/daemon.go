@@ -171,9 +171,11 @@ func mark(home, part string) string { return "PIPEOPS_PART=" + home + ":" + part
 func environment() []string {
 	var kept []string
 	for _, variable := range os.Environ() {
-		name, _, _ := strings.Cut(variable, "=")
+		name, value, _ := strings.Cut(variable, "=")
 		switch strings.ToUpper(name) {
-		case "PATH", "HOME", "TMPDIR", "USER", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR":
+		case "PATH": // runc, iptables and the like are found without a root's login shell, too
+			kept = append(kept, "PATH="+value+":/usr/local/sbin:/usr/sbin:/sbin")
+		case "HOME", "TMPDIR", "USER", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR":
 			kept = append(kept, variable)
 		}
 	}

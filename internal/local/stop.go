@@ -31,6 +31,8 @@ func stopPart(ctx context.Context, c Config, part string, signal syscall.Signal,
 // The data stays.
 func Down(ctx context.Context, c Config) error {
 	return errors.Join(
+		StopBuildkitd(ctx, c),
+		StopRegistry(ctx, c),
 		StopRabbitMQ(ctx, c),
 		StopPostgres(ctx, c),
 	)

@@ -18,7 +18,14 @@ func Up(ctx context.Context, out io.Writer) error {
 	if _, err := local.StartPostgres(ctx, c); err != nil {
 		return err
 	}
-	_, err := local.StartRabbitMQ(ctx, c)
+	if _, err := local.StartRabbitMQ(ctx, c); err != nil {
+		return err
+	}
+	registry, err := startRegistry(ctx, c)
+	if err != nil {
+		return err
+	}
+	_, err = local.StartBuildkitd(ctx, c, registry)
 	return err
 }
 
