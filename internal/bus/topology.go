@@ -1,0 +1,108 @@
+package bus
+
+import (
+	"hash/fnv"
+	"strconv"
+
+	"github.com/pipeops/pipeops/domain"
+)
+
+// Partitions is the number of report queues. Reports of one subject share one.
+// Changing it needs empty report queues.
+const Partitions = 8
+
+// exchanges and their types. Durable, all of them declared by every process,
+// with all queues, so that whoever comes first loses nothing.
+var exchanges = map[string]string{
+	"pipeops.jobs":      "direct",
+	"pipeops.claims":    "direct",
+	"pipeops.replies":   "direct",
+	"pipeops.reports":   "direct",
+	"pipeops.logs":      "direct",
+	"pipeops.committed": "topic", // outsiders bind their own queues here
+}
+
+const deadQueue = "jobs.dead"
+
+// queue is a queue with its one binding, and what happens to messages that fail.
+type queue struct {
+	name     string
+	exchange string // empty: reached by its name only
+	key      string
+	kind     queueKind
+	single   bool // one active consumer among all processes
+	readers  int  // messages handled at once by one consumer
+
+	inPlace bool // a failed message is tried again before its successors; else behind them
+	tries   int  // deliveries at most; 0: the bus's MaxDeliveries; negative: no limit
+	drop    bool // what failed too often is dropped; else it goes to jobs.dead
+}
+
+type queueKind int
+
+const (
+	kept      queueKind = iota // survives the broker: a quorum queue
+	fleeting                   // old messages are worthless: bounded in time and number, oldest dropped
+	exclusive                  // lives as long as its consumer's connection
+)
+
+// queues are the shared ones. Reply queues come and go with their workers.
+var queues = func() map[string]queue {
+	all := map[string]queue{}
+	for _, q := range []queue{
+		{name: "jobs.build", exchange: "pipeops.jobs", key: string(KindBuild), readers: 1},
+		{name: "jobs.deploy", exchange: "pipeops.jobs", key: string(KindDeploy), readers: 1},
+		{name: "claims", exchange: "pipeops.claims", key: "claim", readers: 4},
+		{name: "heartbeats", exchange: "pipeops.claims", key: "heartbeat", kind: fleeting, readers: 1, tries: 1, drop: true},
+		{name: "logs", exchange: "pipeops.logs", key: "chunk", readers: 4},
+		{name: deadQueue, readers: 1, tries: -1},
+	} {
+		all[q.name] = q
+	}
+	for i := range Partitions {
+		name := partition(i)
+		all[name] = queue{name: name, exchange: "pipeops.reports", key: name, single: true, readers: 1, inPlace: true}
+	}
+	return all
+}()
+
+func partition(i int) string { return "ingest." + strconv.Itoa(i) }
+
+const repliesPrefix = "replies."
+
+// replies is the queue of one incarnation of a worker.
+func replies(incarnation string) queue {
+	return queue{
+		name: repliesPrefix + incarnation, exchange: "pipeops.replies", key: incarnation,
+		kind: exclusive, readers: 1, inPlace: true, drop: true,
+	}
+}
+
+// route is where a message goes.
+type route struct {
+	exchange string // empty: key names the queue
+	key      string
+	fleeting bool // needn't survive the broker
+	returns  bool // takes the place of a message that is being handled, so a full queue must take it
+}
+
+func jobRoute(k Kind) route { return route{exchange: "pipeops.jobs", key: string(k)} }
+
+// reportRoute hashes the subject; a subject is one stream, so this is the
+// partition of the stream.
+func reportRoute(a domain.AttemptID) (route, error) {
+	subject, _, err := a.Split()
+	if err != nil {
+		return route{}, err
+	}
+	h := fnv.New32a()
+	h.Write([]byte(subject))
+	return route{exchange: "pipeops.reports", key: partition(int(h.Sum32() % Partitions))}, nil
+}
+
+var (
+	claimRoute     = route{exchange: "pipeops.claims", key: "claim"}
+	heartbeatRoute = route{exchange: "pipeops.claims", key: "heartbeat", fleeting: true}
+	logRoute       = route{exchange: "pipeops.logs", key: "chunk"}
+	deadRoute      = route{key: deadQueue}
+)
