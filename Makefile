@@ -1,0 +1,79 @@
+# PipeOps. `make` alone prints this help; see README.md.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+export PIPEOPS_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/pipeops
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+LINT = $(PIPEOPS_CACHE)/tools/lint/$(shell awk '$$1 == "require" {$$1 = $$2; $$2 = $$3} $$1 ~ /golangci-lint/ {sub(/^v/, "", $$2); print $$2; exit}' tools/lint/go.mod)/golangci-lint
+FUZZTIME ?= 5s
+RACE ?= -race
+
+.PHONY: help up down clean build tools web test test-short test-web e2e chaos lint fmt generate bench vuln
+
+help: ## print this help
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+up: tools build ## set everything up, run PipeOps, push the sample app and wait until it serves
+	@bin/pipeops up --detach --sample examples/hello --with-local-cluster
+
+down: build ## stop everything that `make up` started; data stays
+	@bin/pipeops down
+
+clean: build ## stop everything and forget the data too
+	@bin/pipeops down --forget
+	@rm -rf bin build
+
+build: web/dist/index.html ## bin/pipeops, with the dashboard in it
+	@mkdir -p bin
+	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/pipeops ./cmd/pipeops
+
+tools: ## install packages and build the programs that run on this machine (cached)
+	@tools/install
+
+web/node_modules: web/package-lock.json
+	cd web && npm ci --no-audit --no-fund
+	@touch $@
+
+web/dist/index.html: web/node_modules $(shell find web/src web/index.html web/*.ts -type f 2>/dev/null)
+	cd web && npm run build
+
+web: web/dist/index.html ## build the dashboard
+
+test: ## every test, on real parts, from unit to end to end; leaves nothing running
+	@tools/install test
+	@$(MAKE) --no-print-directory build test-web
+	@trap 'go run ./internal/testenv/testenvctl down' EXIT; \
+	go run ./internal/testenv/testenvctl up; \
+	PIPEOPS_BIN=$(CURDIR)/bin/pipeops go test -json -p 2 $(RACE) -shuffle=on -timeout 40m ./... | go run ./internal/testenv/summary
+
+test-short: ## the fast tests only: pure packages, no parts
+	go test ./domain/... ./cmd/pipeops -run 'Test' -short
+
+test-web: web/dist/index.html ## types, lint and component tests of the dashboard
+	cd web && npm run --silent typecheck && npm run --silent lint && npm run --silent test
+
+chaos: build ## the crash tests, thirty rounds each; SEED=n repeats one
+	@tools/install test
+	@trap 'go run ./internal/testenv/testenvctl down' EXIT; \
+	PIPEOPS_BIN=$(CURDIR)/bin/pipeops PIPEOPS_CHAOS_ROUNDS=30 PIPEOPS_SEED=$(SEED) go test -count=1 -timeout 3h -v -run 'TestKilled|TestFrozen' ./cmd/pipeops
+
+lint: ## golangci-lint, zero findings
+	@tools/install lint
+	$(LINT) run ./...
+
+fmt: ## format Go and the dashboard
+	@tools/install lint
+	$(LINT) fmt ./...
+
+generate: ## write generated code and reference again
+	go generate ./...
+	cd web && npm run --silent codegen
+
+bench: ## benchmarks, each as a ratio to a limit measured in the same run
+	@tools/install test
+	@trap 'go run ./internal/testenv/testenvctl down' EXIT; \
+	go test -run '^$$' -bench . -benchtime 2s ./eventstore/...
+
+vuln: ## known vulnerabilities (needs the internet)
+	go run golang.org/x/vuln/cmd/govulncheck@latest ./...
