@@ -129,11 +129,11 @@ func Later(err error) error {
 	return &laterError{err}
 }
 
-type deliveriesKey struct{}
+type deliveriesOf struct{}
 
 // Deliveries tells a handler which delivery of its message this is, from 1,
 // for its log; 0 outside of a handler.
 func Deliveries(ctx context.Context) int {
-	n, _ := ctx.Value(deliveriesKey{}).(int)
+	n, _ := ctx.Value(deliveriesOf{}).(int)
 	return n
 }

@@ -222,6 +222,3 @@ func decoding[T any](handle func(context.Context, T) error) Handler {
 		return handle(ctx, body)
 	}
 }
-
-// contentTypeKey is a header that travels as the message's content type.
-const contentTypeKey = "content-type"

@@ -60,7 +60,7 @@ func (c *client) call(ctx context.Context, m Message, h Handler) (err error) {
 			err = fmt.Errorf("handler panicked: %v", p)
 		}
 	}()
-	return h(context.WithValue(ctx, deliveriesKey{}, m.Deliveries), &m)
+	return h(context.WithValue(ctx, deliveriesOf{}, m.Deliveries), &m)
 }
 
 func (c *client) tries(q queue) int {

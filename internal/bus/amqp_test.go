@@ -1,0 +1,157 @@
+package bus
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/pipeops/pipeops/internal/testenv"
+)
+
+// testLog shows what a failed test logged.
+func testLog(t *testing.T) *slog.Logger {
+	return slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelInfo}))
+}
+
+func openAMQP(t *testing.T, url string) Bus {
+	t.Helper()
+	b, err := NewAMQP(t.Context(), AMQPConfig{
+		URL: url, Name: t.Name(), Log: testLog(t),
+		MaxDeliveries: testRetry.MaxDeliveries, FirstWait: testRetry.FirstWait, LongestWait: testRetry.LongestWait,
+	})
+	must(t, err)
+	t.Cleanup(func() { must(t, b.Close()) })
+	return b
+}
+
+func TestAMQP(t *testing.T) {
+	t.Parallel()
+	conformance(t, func(t *testing.T) opener {
+		url := testenv.AMQP(t)
+		return func(t *testing.T) Bus { return openAMQP(t, url) }
+	})
+}
+
+// rawChannel is a channel past the bus.
+func rawChannel(t *testing.T, url string) *amqp.Channel {
+	t.Helper()
+	conn, err := amqp.Dial(url)
+	must(t, err)
+	t.Cleanup(func() { _ = conn.Close() })
+	ch, err := conn.Channel()
+	must(t, err)
+	return ch
+}
+
+func TestAMQPOutsidersBindCommittedEvents(t *testing.T) {
+	t.Parallel()
+	url := testenv.AMQP(t)
+	b := openAMQP(t, url)
+	ch := rawChannel(t, url)
+	q, err := ch.QueueDeclare("", false, true, true, false, nil)
+	must(t, err)
+	must(t, ch.QueueBind(q.Name, "prj_1.BuildStarted", "pipeops.committed", false, nil))
+	deliveries, err := ch.Consume(q.Name, "", true, true, false, false, nil)
+	must(t, err)
+
+	sent := committed()
+	must(t, b.PublishCommitted(t.Context(), sent))
+	d := receive(t, deliveries, "committed event")
+	var got Committed
+	must(t, json.Unmarshal(d.Body, &got))
+	equal(t, got, sent)
+	equal(t, d.ContentType, "application/cloudevents+json")
+	equal(t, d.Headers, amqp.Table{"cursor": "1.1099511627776", "position": "1099511627776", "pipeops-version": "1"})
+}
+
+func TestAMQPWhatTheBrokerGivesUpIsDead(t *testing.T) {
+	t.Parallel()
+	url := testenv.AMQP(t)
+	b := openAMQP(t, url)
+	must(t, b.PublishClaim(t.Context(), Signed{Claim: json.RawMessage(`{"n":1}`)}))
+	ch := rawChannel(t, url)
+	deliveries, err := ch.Consume("claims", "", false, false, false, false, nil)
+	must(t, err)
+	for range brokerLimit + 1 {
+		d := receive(t, deliveries, "claim")
+		must(t, d.Nack(false, true))
+	}
+	dead := make(chan Dead)
+	background(t, func(ctx context.Context) error { return b.ConsumeDead(ctx, into(dead)) })
+	d := receive(t, dead, "dead letter")
+	if d.Queue != "claims" || d.Reason != "the broker gave up: delivery_limit" || !strings.Contains(string(d.Message.Body), `{"n":1}`) {
+		t.Fatalf("got %+v", d)
+	}
+}
+
+func TestAMQPRedeliveryByTheBrokerIsHandled(t *testing.T) {
+	t.Parallel()
+	url := testenv.AMQP(t)
+	b := openAMQP(t, url)
+	must(t, b.PublishJob(t.Context(), job(1)))
+	ch := rawChannel(t, url)
+	for range 3 { // now the message has the header x-delivery-count, a number
+		d, ok, err := ch.Get("jobs.build", false)
+		must(t, err)
+		if !ok {
+			t.Fatal("no job")
+		}
+		must(t, d.Nack(false, true))
+	}
+	jobs := make(chan Job)
+	background(t, func(ctx context.Context) error { return b.ConsumeJobs(ctx, KindBuild, 1, into(jobs)) })
+	equal(t, receive(t, jobs, "job"), job(1))
+}
+
+func TestAMQPForeignMessageWithoutAnIDIsDead(t *testing.T) {
+	t.Parallel()
+	url := testenv.AMQP(t)
+	b := openAMQP(t, url)
+	must(t, rawChannel(t, url).PublishWithContext(t.Context(), "pipeops.jobs", "build", false, false,
+		amqp.Publishing{Body: []byte("hello"), Headers: amqp.Table{"n": int32(7), "list": []any{"a"}}}))
+	background(t, func(ctx context.Context) error { return b.ConsumeJobs(ctx, KindBuild, 1, into(make(chan Job))) })
+	dead := make(chan Dead)
+	background(t, func(ctx context.Context) error { return b.ConsumeDead(ctx, into(dead)) })
+	d := receive(t, dead, "dead letter")
+	equal(t, d.Reason, "message without an id")
+	equal(t, string(d.Message.Body), "hello")
+	equal(t, d.Message.Headers, map[string]string{"n": "7"})
+}
+
+func TestAMQPRefusesAtOnceWhatWaitingDoesNotMend(t *testing.T) {
+	t.Parallel()
+	url := testenv.AMQP(t)
+	parsed, err := amqp.ParseURI(url)
+	must(t, err)
+	parsed.Password = "wrong-secret"
+	wrongPassword := parsed.String()
+	parsed, _ = amqp.ParseURI(url)
+	parsed.Vhost = "nobody-made-this"
+	for _, bad := range []string{wrongPassword, parsed.String(), "http://user:wrong-secret@host", "amqp://user:wrong-secret@host:port:port"} {
+		_, err := NewAMQP(t.Context(), AMQPConfig{URL: bad})
+		if err == nil || errors.Is(err, ErrUnavailable) || strings.Contains(err.Error(), "secret") {
+			t.Errorf("got %v", err)
+		}
+	}
+}
+
+func TestAMQPWaitsForTheBroker(t *testing.T) {
+	t.Parallel()
+	_, err := NewAMQP(t.Context(), AMQPConfig{URL: "amqp://127.0.0.1:1/", ConnectTimeout: 50 * time.Millisecond})
+	if !errors.Is(err, ErrUnavailable) {
+		t.Fatalf("got %v", err)
+	}
+}
+
+func TestAMQPZeroDeliveryIsRejected(t *testing.T) {
+	t.Parallel()
+	if _, err := (marshaler{}).Unmarshal(amqp.Delivery{}); !errors.Is(err, errNoDelivery) {
+		t.Fatalf("got %v", err)
+	}
+}
