@@ -1,0 +1,267 @@
+package eventstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/pipeops/pipeops/domain"
+)
+
+const (
+	commitWithin = 30 * time.Second // then the connection counts as lost
+	firstBackoff = 20 * time.Millisecond
+	lastBackoff  = 2 * time.Second
+)
+
+var errCommitTooLong = errors.New("no answer from the database for " + commitWithin.String())
+
+// committer gathers the appends of all goroutines: while one batch is in flight, the next one fills up.
+type committer struct {
+	config    Config
+	settings  *pgx.ConnConfig
+	committed func(head domain.Cursor) // called after each commit; must not block
+	wake      chan struct{}            // 1: that something waits is enough to know
+	closing   chan struct{}
+	done      chan struct{}
+	conn      *pgx.Conn // only the running goroutine's; nil when lost
+
+	mu     sync.Mutex
+	queue  []*request
+	closed bool
+}
+
+func newCommitter(config Config, settings *pgx.ConnConfig, committed func(domain.Cursor)) *committer {
+	return &committer{
+		config: config, settings: settings, committed: committed,
+		wake: make(chan struct{}, 1), closing: make(chan struct{}), done: make(chan struct{}),
+	}
+}
+
+// do queues r and waits for its outcome.
+func (c *committer) do(ctx context.Context, r *request) (Appended, error) {
+	c.mu.Lock()
+	if c.closed {
+		c.mu.Unlock()
+		return Appended{}, ErrClosed
+	}
+	c.queue = append(c.queue, r)
+	c.mu.Unlock()
+	signal(c.wake)
+	select {
+	case a := <-r.done:
+		return a.appended, a.err
+	case <-ctx.Done():
+		r.abandoned.Store(true)
+		return Appended{}, fmt.Errorf("append %s: outcome unknown: %w", r.name(), context.Cause(ctx))
+	}
+}
+
+// name says in a message what the append is about.
+func (r *request) name() string {
+	if len(r.Writes) == 0 {
+		return "move of cursor " + r.Move.Name
+	}
+	return fmt.Sprintf("%s at version %d", r.Writes[0].Stream, r.Writes[0].Expected)
+}
+
+// close lets the batch in flight come to its end and refuses all others.
+func (c *committer) close() {
+	c.mu.Lock()
+	c.closed = true
+	c.mu.Unlock()
+	close(c.closing)
+	<-c.done
+}
+
+// run commits batch after batch until close.
+func (c *committer) run(ctx context.Context) {
+	defer close(c.done)
+	for open := true; open; {
+		select {
+		case <-c.wake:
+			for batch := c.take(); len(batch) > 0; batch = c.take() {
+				c.commit(ctx, batch)
+			}
+		case <-c.closing:
+			open = false
+		}
+	}
+	for _, r := range c.queue { // nobody adds to it once closed is set
+		r.done <- answer{err: ErrClosed}
+	}
+	c.disconnect(ctx)
+}
+
+// take cuts the next batch from the queue. Two requests that share a stream, an id or a cursor never stand in the same
+// batch, and keep their order: so the database need not know of an order within a batch.
+func (c *committer) take() []*request {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return nil
+	}
+	var batch, rest []*request
+	var seen footprint
+	events, size := 0, 0
+	for i, r := range c.queue {
+		if r.abandoned.Load() {
+			continue
+		}
+		if len(batch) > 0 && (events+len(r.ids) > c.config.BatchEvents || size+r.size > c.config.BatchBytes) {
+			rest = append(rest, c.queue[i:]...)
+			break
+		}
+		if seen.add(r) {
+			rest = append(rest, r)
+			continue
+		}
+		batch = append(batch, r)
+		events, size = events+len(r.ids), size+r.size
+	}
+	c.queue = rest
+	return batch
+}
+
+// footprint is what the requests of a batch, and those passed over, touch.
+type footprint struct {
+	streams map[domain.Stream]bool
+	ids     map[[16]byte]bool
+	cursors map[string]bool
+}
+
+// add takes in what r touches, and says whether any of it was there already.
+func (f *footprint) add(r *request) (overlaps bool) {
+	if f.streams == nil {
+		*f = footprint{map[domain.Stream]bool{}, map[[16]byte]bool{}, map[string]bool{}}
+	}
+	for _, w := range r.Writes {
+		overlaps = overlaps || f.streams[w.Stream]
+		f.streams[w.Stream] = true
+	}
+	for _, id := range r.ids {
+		overlaps = overlaps || f.ids[id]
+		f.ids[id] = true
+	}
+	if r.Move != nil {
+		overlaps = overlaps || f.cursors[r.Move.Name]
+		f.cursors[r.Move.Name] = true
+	}
+	return overlaps
+}
+
+// commit has the batch written and answers its callers. Whatever it doesn't know the outcome of it sends again:
+// an attempt that did succeed is then found by its ids.
+func (c *committer) commit(ctx context.Context, batch []*request) {
+	for backoff := firstBackoff; ; backoff = min(2*backoff, lastBackoff) {
+		answers, head, err := c.try(ctx, batch)
+		if err == nil {
+			for i, r := range batch {
+				r.done <- answers[i]
+			}
+			c.committed(head)
+			return
+		}
+		if !isPassing(err) && c.conn != nil {
+			c.refuse(ctx, batch, err)
+			return
+		}
+		c.config.Log.WarnContext(ctx, "append will be sent again", "events", len(batch), "err", err)
+		if batch = wanted(batch); len(batch) == 0 {
+			return
+		}
+		if !c.pause(backoff) {
+			for _, r := range batch {
+				r.done <- answer{err: fmt.Errorf("append %s: outcome unknown, the store was closed: %w", r.name(), err)}
+			}
+			return
+		}
+	}
+}
+
+// refuse answers a batch that the database does not take as it is. Whose fault it is shows when each goes alone.
+func (c *committer) refuse(ctx context.Context, batch []*request, err error) {
+	if len(batch) == 1 {
+		batch[0].done <- answer{err: fmt.Errorf("append %s: %w", batch[0].name(), err)}
+		return
+	}
+	for _, r := range batch {
+		c.commit(ctx, []*request{r})
+	}
+}
+
+func wanted(batch []*request) (rest []*request) {
+	for _, r := range batch {
+		if !r.abandoned.Load() {
+			rest = append(rest, r)
+		}
+	}
+	return rest
+}
+
+// pause waits before the next try; false when the store is closing.
+func (c *committer) pause(d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-c.closing:
+		return false
+	}
+}
+
+// try sends the batch once. After an error c.conn is nil if the connection was lost.
+func (c *committer) try(ctx context.Context, batch []*request) (answers []answer, head domain.Cursor, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, commitWithin, errCommitTooLong)
+	defer cancel()
+	if c.conn == nil {
+		if c.conn, err = pgx.ConnectConfig(ctx, c.settings); err != nil {
+			c.conn = nil
+			return nil, head, fmt.Errorf("connect: %w", err)
+		}
+	}
+	answers, head, err = send(ctx, c.conn, batch)
+	if err != nil && c.conn.IsClosed() {
+		c.disconnect(ctx)
+	}
+	return answers, head, err
+}
+
+func (c *committer) disconnect(ctx context.Context) {
+	if c.conn == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), time.Second, errCommitTooLong)
+	defer cancel()
+	if err := c.conn.Close(ctx); err != nil {
+		c.config.Log.DebugContext(ctx, "closing the connection for appends", "err", err)
+	}
+	c.conn = nil
+}
+
+// isPassing says whether the same statement may well succeed later: the server restarts, is full or recovers, or
+// somebody cancelled the statement.
+func isPassing(err error) bool {
+	var refused *pgconn.PgError
+	if !errors.As(err, &refused) {
+		return false
+	}
+	switch refused.Code {
+	case "57P01", "57P02", "57P03", "57P04", "57P05", "57014", "53300", "40001", "40P01", "55P03":
+		return true
+	}
+	return refused.Code[:2] == "08"
+}
+
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

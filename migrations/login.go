@@ -1,0 +1,148 @@
+package migrations
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"database/sql"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// maxName is what PostgreSQL keeps of a name, in bytes.
+const maxName = 63
+
+// AppLogin is the name of the application's login for a database: pipeops_app for the database pipeops, else
+// pipeops_app_<database>. Logins belong to the whole server, so that several installations on one server each need
+// one of their own: none of them can enter another's log.
+func AppLogin(database string) string {
+	if database == "pipeops" {
+		return "pipeops_app"
+	}
+	name := "pipeops_app_" + database
+	if len(name) > maxName {
+		sum := sha256.Sum256([]byte(database))
+		name = strings.ToValidUTF8(name[:maxName-9], "") + "_" + hex.EncodeToString(sum[:4])
+	}
+	return name
+}
+
+// appPassword follows from the owner's, so that every process that has the owner's address finds the same one and
+// nothing is stored; a new password of the owner's gives a new one. Without a password of the owner's (trust, peer
+// or certificate logins) there is none: a derived one could be guessed.
+func appPassword(ownerPassword, login string) string {
+	if ownerPassword == "" {
+		return ""
+	}
+	mac := hmac.New(sha256.New, []byte(ownerPassword))
+	mac.Write([]byte("pipeops/app-login/1/" + login))
+	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
+}
+
+// ensureLogin makes the application's login, gives it its rights and returns its address.
+// The caller holds the migration lock.
+func ensureLogin(ctx context.Context, conn *sql.Conn, owner *pgx.ConnConfig, ownerURL string) (string, error) {
+	login := AppLogin(owner.Database)
+	password := appPassword(owner.Password, login)
+	var exists bool
+	err := conn.QueryRowContext(ctx, "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)", login).Scan(&exists)
+	if err == nil && !exists {
+		_, err = conn.ExecContext(ctx, "CREATE ROLE "+quote(login)+" LOGIN"+passwordClause(password))
+	}
+	if err != nil {
+		return "", fmt.Errorf("make the login %s as %s (it needs the right CREATEROLE; or make that login by hand and "+
+			"give its address as DATABASE_URL): %w", login, owner.User, err)
+	}
+	if _, err := conn.ExecContext(ctx, rights(login, owner.Database)); err != nil {
+		return "", fmt.Errorf("give the login %s its rights as %s: %w", login, owner.User, err)
+	}
+	if exists {
+		if err := keepPassword(ctx, conn, owner, login, password); err != nil {
+			return "", err
+		}
+	}
+	return withUser(ownerURL, login, password)
+}
+
+// keepPassword sets the password only when the login can't get in with it: a change for nothing would make
+// everybody who starts wait for everybody else.
+func keepPassword(ctx context.Context, conn *sql.Conn, owner *pgx.ConnConfig, login, password string) error {
+	as := owner.Copy()
+	as.User, as.Password = login, password
+	trial, err := pgx.ConnectConfig(ctx, as)
+	if err == nil {
+		return trial.Close(ctx)
+	}
+	var refused *pgconn.PgError
+	if !errors.As(err, &refused) || refused.Code != "28P01" {
+		return fmt.Errorf("log in as %s: %w", login, err)
+	}
+	if _, err := conn.ExecContext(ctx, "ALTER ROLE "+quote(login)+passwordClause(password)); err != nil {
+		return fmt.Errorf("set the password of the login %s as %s: %w", login, owner.User, err)
+	}
+	return nil
+}
+
+func passwordClause(password string) string {
+	if password == "" {
+		return " PASSWORD NULL"
+	}
+	return " PASSWORD '" + password + "'" // base64url: nothing to escape
+}
+
+// withUser puts the login into the address: a URL, or words of the form key=value.
+func withUser(address, login, password string) (string, error) {
+	if !strings.HasPrefix(address, "postgres://") && !strings.HasPrefix(address, "postgresql://") {
+		words := address + " user=" + keyword(login)
+		if password != "" {
+			words += " password=" + keyword(password)
+		}
+		return words, nil // the last of two words with the same key counts
+	}
+	u, err := url.Parse(address)
+	if err != nil {
+		return "", errors.New("address of the database to migrate is no URL") // the parser's message holds the password
+	}
+	u.User = url.User(login)
+	if password != "" {
+		u.User = url.UserPassword(login, password)
+	}
+	query := u.Query()
+	query.Del("user")
+	query.Del("password")
+	u.RawQuery = query.Encode()
+	return u.String(), nil
+}
+
+func keyword(value string) string {
+	return "'" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(value) + "'"
+}
+
+func quote(name string) string { return pgx.Identifier{name}.Sanitize() }
+
+// rights says all that the application may do. Safe to repeat, and repeated at each Up, so that a restore under
+// another name gets them too. Nothing is revoked here: an older binary must not take from a newer one.
+func rights(login, database string) string {
+	return strings.NewReplacer("$app", quote(login), "$database", quote(database)).Replace(`
+		GRANT CONNECT ON DATABASE $database TO $app;
+		GRANT USAGE ON SCHEMA pipeops TO $app;
+		-- The log: call append, read, nothing else.
+		GRANT EXECUTE ON FUNCTION pipeops.append, pipeops.append_one, pipeops.body_json TO $app;
+		GRANT SELECT ON pipeops.events, pipeops.events_json, pipeops.log_epochs, pipeops.cursors,
+		                pipeops.schema_versions TO $app;
+		GRANT SELECT, DELETE ON pipeops.deliveries TO $app;
+		-- Records.
+		GRANT SELECT, INSERT, UPDATE ON pipeops.keys, pipeops.subject_keys, pipeops.tokens TO $app;
+		GRANT SELECT, INSERT, DELETE ON pipeops.secrets, pipeops.build_log_chunks TO $app;
+		GRANT SELECT, INSERT, UPDATE, DELETE ON pipeops.claims, pipeops.claim_attempts, pipeops.claim_answers TO $app;
+		-- Read models are made at run time, by version, and can be dropped and rebuilt.
+		GRANT USAGE, CREATE ON SCHEMA projections TO $app;
+		GRANT ALL ON ALL TABLES IN SCHEMA projections TO $app;`)
+}
