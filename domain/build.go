@@ -187,6 +187,7 @@ type Build struct {
 	Attempts    int
 	Incarnation string // of the current attempt's worker
 	Running     bool   // an attempt is under way
+	Lost        bool   // the current attempt's worker is gone
 	Sequence    int64  // of the current attempt: items stored
 	Pushed      *ImagePushed
 	Tagged      bool
@@ -199,14 +200,14 @@ func (b *Build) Evolve(e BuildEvent) {
 		b.Request, b.Phase = e, Waiting
 	case BuildStarted:
 		b.Attempts++
-		b.Phase, b.Running, b.Sequence, b.Incarnation = Started, true, 0, e.Incarnation
+		b.Phase, b.Running, b.Lost, b.Sequence, b.Incarnation = Started, true, false, 0, e.Incarnation
 	case SourceFetched, BuildArgsFiltered, LayerCached, LayerBuilt, ImageBuilt, ImagePushRetried, WorkspaceRemoved:
 	case ImagePushed:
 		b.Pushed = &e
 	case ImageTagged:
 		b.Tagged = true
 	case AttemptLost:
-		b.Phase, b.Running = Waiting, false
+		b.Phase, b.Running, b.Lost = Waiting, false, true
 	case BuildSucceeded:
 		b.Phase, b.Running = Succeeded, false
 	case BuildFailed:

@@ -131,6 +131,7 @@ type Deployment struct {
 	Tries       int   // since the roll-out, or the roll-back, began
 	Incarnation string
 	Running     bool
+	Lost        bool // the current attempt's worker is gone
 	Sequence    int64
 	Previous    *Activation
 	Deadline    Time
@@ -146,14 +147,14 @@ func (d *Deployment) Evolve(e DeploymentEvent) {
 	case DeploymentStarted:
 		d.Attempts++
 		d.Tries++
-		d.Running, d.Sequence, d.Incarnation = true, 0, e.Incarnation
+		d.Running, d.Lost, d.Sequence, d.Incarnation = true, false, 0, e.Incarnation
 		d.Deadline, d.Previous = e.Deadline, e.Previous
 		d.Phase = Started
 		if d.Undoing {
 			d.Phase = RollingBack
 		}
 	case AttemptLost:
-		d.Running = false
+		d.Running, d.Lost = false, true
 		d.Phase = Waiting
 	case DeploymentSucceeded:
 		d.Phase, d.Running = Succeeded, false

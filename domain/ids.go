@@ -43,6 +43,15 @@ func (a AttemptID) Split() (subject string, n int, err error) {
 	return subject, n, nil
 }
 
+// Stream is the stream of the attempt's subject, a build or a deployment.
+func (a AttemptID) Stream() Stream {
+	subject, _, _ := strings.Cut(string(a), ".")
+	if strings.HasPrefix(subject, "dep_") {
+		return DeploymentStream(DeploymentID(subject))
+	}
+	return BuildStream(BuildID(subject))
+}
+
 // namespace of every UUIDv5 that PipeOps derives: UUIDv5(DNS, "pipeops.dev").
 var namespace = deriveUUID([16]byte{
 	0x6b, 0xa7, 0xb8, 0x10, 0x9d, 0xad, 0x11, 0xd1, 0x80, 0xb4, 0x00, 0xc0, 0x4f, 0xd4, 0x30, 0xc8,

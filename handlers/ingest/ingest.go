@@ -1,0 +1,168 @@
+// Package ingest receives workers' reports, log chunks and dead letters from
+// the bus, hands the reports' items to handlers/commands one by one, and
+// answers what is stored; effects. A message is acknowledged after the append
+// has committed.
+//
+// Stale and forged reports are counted, acknowledged and dropped: nothing that
+// a worker sends is ever requeued because of what it says.
+package ingest
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/pipeops/pipeops/domain"
+	"github.com/pipeops/pipeops/handlers/commands"
+	"github.com/pipeops/pipeops/internal/bus"
+)
+
+// Tokens checks the tokens of attempts.
+type Tokens interface {
+	CheckAttemptToken(attempt domain.AttemptID, incarnation, token string) bool
+}
+
+// Logs keeps log chunks; a chunk that is there already is left alone.
+type Logs interface {
+	Append(ctx context.Context, attempt domain.AttemptID, stream string, offset int64, b []byte) error
+}
+
+// Config of the ingest. All fields are required.
+type Config struct {
+	Bus      bus.Bus
+	Commands *commands.Handler
+	Tokens   Tokens
+	Logs     Logs
+	Now      func() time.Time
+	Log      *slog.Logger
+}
+
+// Ingest stores what workers report. Use New.
+type Ingest struct {
+	cfg     Config
+	Stale   atomic.Int64 // reports of attempts that are over
+	Forged  atomic.Int64 // reports with a wrong token or that the worker's class may not send
+	Refused atomic.Int64 // items that the domain refused
+}
+
+// New gives the ingest.
+func New(cfg Config) *Ingest { return &Ingest{cfg: cfg} }
+
+// Run stores until ctx ends.
+func (i *Ingest) Run(ctx context.Context) error {
+	errs := make(chan error, 3)
+	go func() { errs <- i.cfg.Bus.ConsumeReports(ctx, i.Report) }()
+	go func() { errs <- i.cfg.Bus.ConsumeLogChunks(ctx, i.LogChunk) }()
+	go func() { errs <- i.cfg.Bus.ConsumeDead(ctx, i.Dead) }()
+	return errors.Join(<-errs, <-errs, <-errs)
+}
+
+// Report stores the items of one report and answers how far the attempt is.
+func (i *Ingest) Report(ctx context.Context, r bus.Report) error {
+	if _, _, err := r.Attempt.Split(); err != nil || !i.cfg.Tokens.CheckAttemptToken(r.Attempt, r.Incarnation, r.Token) {
+		i.Forged.Add(1)
+		i.cfg.Log.WarnContext(ctx, "report with a wrong token is dropped", "attempt", r.Attempt)
+		return nil
+	}
+	cancel, err := i.items(ctx, r)
+	if err != nil {
+		return err
+	}
+	sequence, over, err := i.cfg.Commands.Progress(ctx, r.Attempt)
+	if err != nil {
+		return bus.Later(fmt.Errorf("progress of %s: %w", r.Attempt, err))
+	}
+	if over == "" {
+		over = cancel
+	}
+	answer := bus.Answer{Heartbeat: &bus.HeartbeatAnswer{Running: []bus.Stored{{Attempt: r.Attempt, Stored: sequence, Cancel: over}}}}
+	if err := i.cfg.Bus.PublishAnswer(ctx, r.Incarnation, answer); err != nil {
+		// It is stored; the answer to the next heartbeat says so too.
+		i.cfg.Log.DebugContext(ctx, "answer to a report was not sent", "attempt", r.Attempt, "err", err)
+	}
+	return nil
+}
+
+// items stores items until one isn't accepted. The text says why the worker
+// shall stop.
+func (i *Ingest) items(ctx context.Context, r bus.Report) (cancel string, err error) {
+	class := "build"
+	if r.Attempt.Stream().Kind() == "deployment" {
+		class = "deploy"
+	}
+	for n, item := range r.Items {
+		e, err := domain.WorkerItem(class, item.Type, item.Data)
+		if err != nil {
+			i.Forged.Add(1)
+			i.cfg.Log.WarnContext(ctx, "report item is dropped", "attempt", r.Attempt, "err", err)
+			return err.Error(), nil
+		}
+		_, err = i.cfg.Commands.Report(ctx, r.Attempt, r.First+int64(n), e, item.At.Time, "worker")
+		var refusal *domain.Refusal
+		var gap *domain.GapError
+		switch {
+		case errors.As(err, &gap):
+			return "", nil // the answer tells what is stored; the worker sends again what follows
+		case errors.As(err, &refusal) && refusal.Code == "STALE":
+			i.Stale.Add(1)
+			return refusal.Message, nil
+		case errors.As(err, &refusal):
+			i.Refused.Add(1)
+			i.cfg.Log.WarnContext(ctx, "report item is refused", "attempt", r.Attempt, "err", refusal)
+			return refusal.Message, nil
+		case err != nil:
+			return "", bus.Later(fmt.Errorf("store item %d of %s: %w", r.First+int64(n), r.Attempt, err))
+		}
+	}
+	return "", nil
+}
+
+// LogChunk keeps one chunk of output.
+func (i *Ingest) LogChunk(ctx context.Context, c bus.LogChunk) error {
+	if !i.cfg.Tokens.CheckAttemptToken(c.Attempt, c.Incarnation, c.Token) {
+		i.Forged.Add(1)
+		return nil
+	}
+	if err := i.cfg.Logs.Append(ctx, c.Attempt, c.Stream, c.Offset, c.Bytes); err != nil {
+		return bus.Later(fmt.Errorf("keep log of %s at %d: %w", c.Attempt, c.Offset, err))
+	}
+	return nil
+}
+
+// Dead turns a message that nobody could handle into a failure of its subject.
+func (i *Ingest) Dead(ctx context.Context, d bus.Dead) error {
+	i.cfg.Log.ErrorContext(ctx, "message ended in the dead letters", "queue", d.Queue, "err", d.Reason)
+	subject, reason := deadSubject(d.Message.Body)
+	if subject == "" {
+		return nil
+	}
+	err := i.cfg.Commands.Fail(ctx, subject, domain.Diagnosis{
+		Code: "DEAD_LETTER", Title: "Not started: its message could not be handled", Step: d.Queue,
+		Error: d.Reason, Reason: reason,
+		Fixes: []string{"Look at the log of `pipeops serve` and of the workers for the cause", "Start it again once the cause is gone"},
+		Run:   "pipeops doctor",
+	}, i.cfg.Now())
+	var refusal *domain.Refusal
+	if errors.As(err, &refusal) {
+		return nil
+	}
+	return bus.Later(err)
+}
+
+// deadSubject finds what a dead job or claim was about.
+func deadSubject(body []byte) (subject, reason string) {
+	var job bus.Job
+	if json.Unmarshal(body, &job) == nil && job.Subject != "" {
+		return job.Subject, "The job was delivered again and again, and every worker failed on it before it could begin"
+	}
+	var signed bus.Signed
+	var claim bus.Claim
+	if json.Unmarshal(body, &signed) == nil && json.Unmarshal(signed.Claim, &claim) == nil && claim.Subject != "" {
+		return claim.Subject, "A worker claimed the work, and the claim could not be answered"
+	}
+	return "", ""
+}

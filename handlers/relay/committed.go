@@ -1,0 +1,93 @@
+// Package relay receives committed events from the event store and hands them
+// to the bus for outsiders, as CloudEvents with their cursor; effects. At
+// least once, in order while one process leads.
+package relay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/pipeops/pipeops/domain"
+	"github.com/pipeops/pipeops/eventstore"
+	"github.com/pipeops/pipeops/internal/bus"
+)
+
+// cursorName names the relay's place in the log.
+const cursorName = "relay"
+
+// Leader runs a function in one process at a time.
+type Leader interface {
+	Lead(ctx context.Context, name string, run func(context.Context) error) error
+}
+
+// Config of the relay. All fields are required.
+type Config struct {
+	Store  *eventstore.Store
+	Bus    bus.Bus
+	Leader Leader
+	Log    *slog.Logger
+}
+
+// Relay publishes what was committed. Use New.
+type Relay struct{ cfg Config }
+
+// New gives a relay.
+func New(cfg Config) *Relay { return &Relay{cfg} }
+
+// Run publishes until ctx ends, in one process at a time.
+func (r *Relay) Run(ctx context.Context) error {
+	return r.cfg.Leader.Lead(ctx, cursorName, func(ctx context.Context) error {
+		for context.Cause(ctx) == nil {
+			if err := r.follow(ctx); err != nil && context.Cause(ctx) == nil {
+				r.cfg.Log.WarnContext(ctx, "relay starts again from its cursor", "err", err)
+				t := time.NewTimer(time.Second)
+				select {
+				case <-ctx.Done():
+				case <-t.C:
+				}
+				t.Stop()
+			}
+		}
+		return nil
+	})
+}
+
+func (r *Relay) follow(ctx context.Context) error {
+	at, err := r.cfg.Store.LoadCursor(ctx, cursorName)
+	if err != nil {
+		return fmt.Errorf("load cursor %s: %w", cursorName, err)
+	}
+	for batch, err := range r.cfg.Store.Subscribe(ctx, at, eventstore.Filter{}) {
+		if err != nil {
+			return fmt.Errorf("follow the log after %s: %w", at, err)
+		}
+		if at, err = r.RunOnce(ctx, at, batch); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// RunOnce publishes a batch, then moves the cursor behind it.
+func (r *Relay) RunOnce(ctx context.Context, at domain.Cursor, batch eventstore.Batch) (domain.Cursor, error) {
+	for _, e := range batch.Events {
+		err := r.cfg.Bus.PublishCommitted(ctx, bus.NewCommitted(e))
+		var large *bus.TooLargeError
+		if errors.As(err, &large) {
+			r.cfg.Log.ErrorContext(ctx, "event is too large for the bus; readers of the log have it", "position", e.Cursor.Position)
+		} else if err != nil {
+			return at, fmt.Errorf("publish %s: %w", e.Cursor, err)
+		}
+	}
+	if batch.Cursor == at {
+		return at, nil
+	}
+	_, err := r.cfg.Store.Append(ctx, eventstore.Append{Move: &eventstore.CursorMove{Name: cursorName, From: at, To: batch.Cursor}})
+	if err != nil {
+		return at, fmt.Errorf("move cursor %s: %w", cursorName, err)
+	}
+	return batch.Cursor, nil
+}

@@ -1,0 +1,234 @@
+// Package schedule receives committed events from the event store and workers'
+// leases from internal/records, and hands jobs to the bus, one per free slot,
+// and lost attempts to handlers/commands; effects. What runs next is decided
+// by domain.Queue, which is folded from the log alone.
+//
+// One process schedules at a time. A second leader does no harm: a job that is
+// published twice is claimed once.
+package schedule
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/pipeops/pipeops/domain"
+	"github.com/pipeops/pipeops/eventstore"
+	"github.com/pipeops/pipeops/handlers/commands"
+	"github.com/pipeops/pipeops/internal/bus"
+)
+
+// Leader runs a function in one process at a time.
+type Leader interface {
+	Lead(ctx context.Context, name string, run func(context.Context) error) error
+}
+
+// Leases knows the workers; see internal/records.Claims.
+type Leases interface {
+	// Slots counts the slots of the live workers of each class, busy ones included.
+	Slots(ctx context.Context) (map[string]int, error)
+	// Silent gives those of the attempts whose worker has not been heard of for
+	// longer than d, by the database's clock.
+	Silent(ctx context.Context, attempts []domain.AttemptID, d time.Duration) ([]domain.AttemptID, error)
+}
+
+// Config of the scheduler. Fields without a default are required.
+type Config struct {
+	Store     *eventstore.Store
+	Commands  *commands.Handler
+	Bus       bus.Bus
+	Leader    Leader
+	Leases    Leases
+	Now       func() time.Time
+	Log       *slog.Logger
+	Lease     time.Duration // how long a silent worker keeps its attempts; default 15 s
+	Republish time.Duration // when an unclaimed job is sent again; default 20 s
+	Tick      time.Duration // how often leases and slots are looked at; default 1 s
+}
+
+// Scheduler hands out work. Use New.
+type Scheduler struct{ cfg Config }
+
+// New gives a scheduler.
+func New(cfg Config) *Scheduler {
+	if cfg.Lease == 0 {
+		cfg.Lease = 15 * time.Second
+	}
+	if cfg.Republish == 0 {
+		cfg.Republish = 20 * time.Second
+	}
+	if cfg.Tick == 0 {
+		cfg.Tick = time.Second
+	}
+	return &Scheduler{cfg}
+}
+
+// Run schedules until ctx ends, in one process at a time.
+func (s *Scheduler) Run(ctx context.Context) error {
+	return s.cfg.Leader.Lead(ctx, "schedule", func(ctx context.Context) error {
+		for context.Cause(ctx) == nil {
+			if err := s.lead(ctx); err != nil && context.Cause(ctx) == nil {
+				s.cfg.Log.WarnContext(ctx, "scheduler starts again from the log", "err", err)
+				wait(ctx, time.Second)
+			}
+		}
+		return nil
+	})
+}
+
+// lead folds the log from its beginning, then follows it.
+func (s *Scheduler) lead(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	batches, failed := make(chan eventstore.Batch), make(chan error, 1)
+	go func() {
+		defer close(batches)
+		for b, err := range s.cfg.Store.Subscribe(ctx, domain.Cursor{}, eventstore.Filter{Types: domain.ScheduleTypes()}) {
+			if err != nil {
+				failed <- err
+				return
+			}
+			select {
+			case batches <- b:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return s.loop(ctx, batches, failed)
+}
+
+func (s *Scheduler) loop(ctx context.Context, batches <-chan eventstore.Batch, failed <-chan error) error {
+	head, err := s.cfg.Store.Head(ctx)
+	if err != nil {
+		return fmt.Errorf("read the head: %w", err)
+	}
+	var queue domain.Queue
+	caughtUp := head.Position == 0
+	tick := time.NewTicker(s.cfg.Tick)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-failed:
+			return fmt.Errorf("follow the log: %w", err)
+		case b, open := <-batches:
+			if !open {
+				batches = nil // failed tells why
+				continue
+			}
+			if err := fold(&queue, b.Events); err != nil {
+				return err
+			}
+			caughtUp = caughtUp || b.Cursor.Position >= head.Position
+		case <-tick.C:
+			if err := s.lapse(ctx, &queue, caughtUp); err != nil {
+				return err
+			}
+		}
+		if caughtUp {
+			if err := s.RunOnce(ctx, &queue); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func fold(queue *domain.Queue, events []domain.Recorded) error {
+	for _, r := range events {
+		e, err := r.Decode()
+		if err != nil {
+			return fmt.Errorf("fold %s at %s: %w", r.Type, r.Cursor, err)
+		}
+		queue.Fold(r, e)
+	}
+	return nil
+}
+
+// RunOnce hands out what the free slots allow now.
+func (s *Scheduler) RunOnce(ctx context.Context, queue *domain.Queue) error {
+	if len(queue.Works) == 0 {
+		return nil
+	}
+	free, err := s.cfg.Leases.Slots(ctx)
+	if err != nil {
+		return fmt.Errorf("count slots: %w", err)
+	}
+	for _, w := range queue.Works {
+		if w.Attempt != "" {
+			free[w.Class]--
+		}
+	}
+	plan := queue.Plan(free, s.cfg.Now(), s.cfg.Republish)
+	for _, r := range plan.Supersede {
+		if err := s.supersede(ctx, r); err != nil {
+			return err
+		}
+	}
+	for _, w := range plan.Publish {
+		if err := s.publish(ctx, w); errors.Is(err, bus.ErrUnavailable) {
+			return nil // the next tick tries again
+		} else if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Scheduler) supersede(ctx context.Context, r domain.Replaced) error {
+	origin, err := s.cfg.Commands.Origin(ctx, domain.BuildStream(r.Build))
+	if err != nil {
+		return err
+	}
+	_, err = s.cfg.Commands.Execute(ctx, domain.SupersedeBuild{Build: r.Build, By: r.By}, commands.Meta{
+		CommandID: domain.Derive("supersede", string(r.Build)), Actor: "scheduler", At: s.cfg.Now(), Project: origin.ProjectID,
+		CorrelationID: origin.CorrelationID, CausationID: origin.ID, Trace: origin.Trace,
+	})
+	return err
+}
+
+func (s *Scheduler) publish(ctx context.Context, w *domain.Work) error {
+	origin, err := s.cfg.Commands.Origin(ctx, stream(w))
+	if err != nil {
+		return err
+	}
+	e, err := origin.Decode()
+	if err != nil {
+		return fmt.Errorf("job for %s: %w", w.Subject, err)
+	}
+	job := bus.Job{Kind: bus.Kind(w.Class), Subject: w.Subject, Project: w.Project, Published: domain.At(s.cfg.Now())}
+	switch e := e.(type) {
+	case domain.BuildRequested:
+		job.Context, err = json.Marshal(domain.BuildContext{Request: e})
+	case domain.DeploymentRequested:
+		job.Context, err = json.Marshal(domain.DeployContext{Request: e})
+	}
+	if err != nil {
+		return fmt.Errorf("job for %s: %w", w.Subject, err)
+	}
+	if err := s.cfg.Bus.PublishJob(ctx, job); err != nil {
+		return fmt.Errorf("publish job for %s: %w", w.Subject, err)
+	}
+	w.Published = s.cfg.Now()
+	return nil
+}
+
+func stream(w *domain.Work) domain.Stream {
+	if w.Class == "deploy" {
+		return domain.DeploymentStream(domain.DeploymentID(w.Subject))
+	}
+	return domain.BuildStream(domain.BuildID(w.Subject))
+}
+
+func wait(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}
