@@ -214,7 +214,7 @@ func (c *Claims) sealed(ctx context.Context, claim bus.Claim, attempt domain.Att
 // Heartbeat renews leases and answers with what is stored.
 func (c *Claims) Heartbeat(ctx context.Context, h bus.Heartbeat) error {
 	beat := Beat{Worker: h.Worker, Incarnation: h.Incarnation, Class: string(h.Class), Slots: h.Slots, Stopping: h.Stopping}
-	answer := bus.HeartbeatAnswer{Running: []bus.Stored{}}
+	answer := bus.HeartbeatAnswer{Beat: h.Beat, Running: []bus.Stored{}}
 	for _, r := range h.Running {
 		if !c.cfg.Tokens.CheckAttemptToken(r.Attempt, h.Incarnation, r.Token) {
 			c.cfg.Log.WarnContext(ctx, "heartbeat with a wrong token", "attempt", r.Attempt)

@@ -82,6 +82,7 @@ type Heartbeat struct {
 	Class       Kind            `json:"class"`
 	Slots       int             `json:"slots"` // in all
 	Running     []Running       `json:"running"`
+	Beat        int64           `json:"beat"`               // number of this heartbeat, from 1; the answer names it
 	Stopping    bool            `json:"stopping,omitempty"` // takes no new work
 }
 
@@ -93,9 +94,12 @@ type Running struct {
 }
 
 // HeartbeatAnswer tells what is stored. It answers heartbeats, and every
-// stored report at once.
+// stored report at once. What a worker hears counts as contact from when the
+// named heartbeat was sent, so that an old answer, read after a freeze, isn't
+// taken for news.
 type HeartbeatAnswer struct {
-	Running []Stored `json:"running"`
+	Beat    int64    `json:"beat,omitempty"` // the heartbeat that is answered; 0: a report is
+	Running []Stored `json:"running"`        // to a heartbeat: all attempts that it named and whose token holds
 }
 
 // Stored is how far one attempt is in the store.
