@@ -31,6 +31,7 @@ func stopPart(ctx context.Context, c Config, part string, signal syscall.Signal,
 // The data stays.
 func Down(ctx context.Context, c Config) error {
 	return errors.Join(
+		StopCluster(ctx, c),
 		StopBuildkitd(ctx, c),
 		StopRegistry(ctx, c),
 		StopRabbitMQ(ctx, c),
@@ -44,7 +45,7 @@ type Part struct {
 	Pid  int
 }
 
-// Running lists the parts of that home that run now, by name.
+// Running lists the parts of that home that run now; those of the cluster are named cluster/<part>.
 func Running(c Config) ([]Part, error) {
 	c, err := c.withDefaults()
 	if err != nil {
@@ -54,10 +55,14 @@ func Running(c Config) ([]Part, error) {
 	if err != nil {
 		return nil, err
 	}
+	for _, part := range clusterParts {
+		files = append(files, identityFile(c.Home, clusterPart(part)))
+	}
 	var parts []Part
 	for _, file := range files {
 		if id, err := readIdentity(file); err == nil && id.alive() {
-			parts = append(parts, Part{Name: filepath.Base(filepath.Dir(file)), Pid: id.Pid})
+			name, _ := filepath.Rel(c.Home, filepath.Dir(file))
+			parts = append(parts, Part{Name: name, Pid: id.Pid})
 		}
 	}
 	return parts, nil

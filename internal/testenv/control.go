@@ -25,7 +25,10 @@ func Up(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	_, err = local.StartBuildkitd(ctx, c, registry)
+	if _, err = local.StartBuildkitd(ctx, c, registry); err != nil {
+		return err
+	}
+	_, err = local.StartCluster(ctx, c, registry)
 	return err
 }
 
@@ -36,7 +39,7 @@ func Down(ctx context.Context) error {
 		return err
 	}
 	var problems []error
-	for _, part := range []string{"postgres", "rabbitmq"} {
+	for _, part := range []string{"postgres", "rabbitmq", "cluster"} {
 		problems = append(problems, os.RemoveAll(filepath.Join(c.Home, part)))
 	}
 	return errors.Join(problems...)
