@@ -57,36 +57,27 @@ CREATE TABLE pipeops.build_log_chunks (
 ALTER TABLE pipeops.build_log_chunks ALTER COLUMN packed SET STORAGE EXTERNAL;
 CREATE INDEX build_log_chunks_by_age ON pipeops.build_log_chunks (received_at);
 
--- Workers as their heartbeats tell, one row per start of a worker. Times are the database's.
+-- Workers as their heartbeats tell, one row per start (incarnation) of a worker. Times are the database's.
 CREATE TABLE pipeops.claims (
     incarnation text COLLATE "C" PRIMARY KEY,
     worker      text COLLATE "C" NOT NULL,
     class       text COLLATE "C" NOT NULL,
     slots       integer NOT NULL CHECK (slots >= 0),
-    stopping    boolean NOT NULL DEFAULT false,
+    stopping    boolean NOT NULL,
+    since       timestamptz NOT NULL DEFAULT clock_timestamp(),
     last_seen   timestamptz NOT NULL DEFAULT clock_timestamp()
 ) WITH (fillfactor = 70);
 
--- Who works on what, from the grant until the attempt has ended; a heartbeat that names the attempt renews it.
+-- Leases: who works on what since the grant. A heartbeat that names the attempt renews it. What a claim was granted
+-- follows from its id in the log, so no answer is kept here.
 CREATE TABLE pipeops.claim_attempts (
     attempt     text COLLATE "C" PRIMARY KEY,
-    incarnation text COLLATE "C" NOT NULL,
+    incarnation text COLLATE "C" NOT NULL, -- '' until its worker is heard of
     worker      text COLLATE "C" NOT NULL,
-    class       text COLLATE "C" NOT NULL,
-    sequence    bigint NOT NULL DEFAULT 0,
     granted_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
     renewed_at  timestamptz NOT NULL DEFAULT clock_timestamp()
 ) WITH (fillfactor = 70);
-CREATE INDEX claim_attempts_by_incarnation ON pipeops.claim_attempts (incarnation);
-
--- What each claim was answered, sealed: the same claim gets the same grant.
-CREATE TABLE pipeops.claim_answers (
-    claim_id    text COLLATE "C" PRIMARY KEY,
-    key_id      text COLLATE "C" NOT NULL,
-    sealed      bytea NOT NULL,
-    answered_at timestamptz NOT NULL DEFAULT clock_timestamp()
-);
-CREATE INDEX claim_answers_by_age ON pipeops.claim_answers (answered_at);
+CREATE INDEX claim_attempts_by_worker ON pipeops.claim_attempts (worker);
 
 -- Read models: their tables are made at run time, one set per version of a projection, and can be dropped and rebuilt.
 CREATE SCHEMA IF NOT EXISTS projections;

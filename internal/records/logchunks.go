@@ -1,0 +1,137 @@
+package records
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"fmt"
+	"io"
+	"iter"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/pipeops/pipeops/domain"
+)
+
+const (
+	maxChunk  = 1 << 20 // bytes of output in one chunk: a message's limit
+	pageBytes = 1 << 20 // output that a read holds in memory, and at least one chunk
+)
+
+// LogChunks keeps what builds print, compressed, addressed by where it starts. It is append-only but for its retention.
+type LogChunks struct{ pool *pgxpool.Pool }
+
+// NewLogChunks gives the table of log chunks.
+func NewLogChunks(pool *pgxpool.Pool) *LogChunks { return &LogChunks{pool} }
+
+// LogChunk is a piece of an attempt's output.
+type LogChunk struct {
+	Offset int64 // bytes before it
+	Bytes  []byte
+}
+
+// Append keeps a chunk; one that is there already under its offset is left alone.
+func (l *LogChunks) Append(ctx context.Context, attempt domain.AttemptID, stream string, offset int64, b []byte) error {
+	if len(b) == 0 {
+		return nil
+	}
+	tried := fmt.Sprintf("keep output of %s %s at %d", attempt, stream, offset)
+	if len(b) > maxChunk || offset < 0 {
+		return fmt.Errorf("%s: %d bytes, want at most %d at an offset from 0", tried, len(b), maxChunk)
+	}
+	packed, err := pack(b)
+	if err != nil {
+		return fmt.Errorf("%s: %w", tried, err)
+	}
+	return exec(ctx, l.pool, tried, `INSERT INTO pipeops.build_log_chunks (attempt, stream, start, length, packed)
+		VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING`, attempt, stream, offset, len(b), packed)
+}
+
+// Read gives an attempt's output from an offset on, in order, in constant memory. Where chunks overlap, because a
+// worker cut a repeat differently, each byte comes once; a hole shows as a jump in the offsets.
+func (l *LogChunks) Read(ctx context.Context, attempt domain.AttemptID, stream string, from int64) iter.Seq2[LogChunk, error] {
+	return func(yield func(LogChunk, error) bool) {
+		for {
+			page, err := l.page(ctx, attempt, stream, from)
+			if err != nil {
+				yield(LogChunk{}, err)
+				return
+			}
+			if len(page) == 0 {
+				return
+			}
+			for _, c := range page {
+				if skip := from - c.Offset; skip > 0 {
+					c.Offset, c.Bytes = from, c.Bytes[min(skip, int64(len(c.Bytes))):]
+				}
+				if len(c.Bytes) > 0 && !yield(c, nil) {
+					return
+				}
+				from = max(from, c.Offset+int64(len(c.Bytes)))
+			}
+		}
+	}
+}
+
+// page gives the next chunks that end after from, those that start before it too.
+func (l *LogChunks) page(ctx context.Context, attempt domain.AttemptID, stream string, from int64) ([]LogChunk, error) {
+	tried := fmt.Sprintf("read output of %s %s from %d", attempt, stream, from)
+	rows, err := l.pool.Query(ctx, `SELECT start, packed FROM pipeops.build_log_chunks
+		WHERE attempt = $1 AND stream = $2 AND start > $3::bigint - $4::bigint AND start + length > $3 ORDER BY start LIMIT 64`,
+		attempt, stream, from, maxChunk)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", tried, err)
+	}
+	defer rows.Close()
+	var page []LogChunk
+	for size := 0; size < pageBytes && rows.Next(); {
+		c, err := unpack(rows)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", tried, err)
+		}
+		page = append(page, c)
+		size += len(c.Bytes)
+	}
+	rows.Close()
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("%s: %w", tried, err)
+	}
+	return page, nil
+}
+
+// DropBefore forgets output received before t, and says how many chunks went.
+func (l *LogChunks) DropBefore(ctx context.Context, t time.Time) (int64, error) {
+	done, err := l.pool.Exec(ctx, "DELETE FROM pipeops.build_log_chunks WHERE received_at < $1", t)
+	if err != nil {
+		return 0, fmt.Errorf("drop output from before %s: %w", t.Format(time.RFC3339), err)
+	}
+	return done.RowsAffected(), nil
+}
+
+func pack(b []byte) ([]byte, error) {
+	var packed bytes.Buffer
+	w, err := gzip.NewWriterLevel(&packed, gzip.BestSpeed)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := w.Write(b); err != nil {
+		return nil, err
+	}
+	err = w.Close()
+	return packed.Bytes(), err
+}
+
+func unpack(row pgx.Rows) (c LogChunk, err error) {
+	var packed []byte
+	if err := row.Scan(&c.Offset, &packed); err != nil {
+		return c, err
+	}
+	r, err := gzip.NewReader(bytes.NewReader(packed))
+	if err != nil {
+		return c, err
+	}
+	c.Bytes, err = io.ReadAll(io.LimitReader(r, maxChunk+1))
+	return c, err
+}

@@ -1,0 +1,101 @@
+package records
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/pipeops/pipeops/internal/seal"
+)
+
+// tokenPrefix makes a token that leaked somewhere easy to find.
+const tokenPrefix = "pipeops_"
+
+// ErrBadToken is what a token gets that is unknown or revoked.
+var ErrBadToken = errors.New("token is unknown or revoked")
+
+// Tokens keeps the bearer tokens of the API: not themselves, only their keyed hash.
+type Tokens struct {
+	pool *pgxpool.Pool
+	keys *seal.Keyring
+}
+
+// NewTokens gives the table of tokens.
+func NewTokens(pool *pgxpool.Pool, keys *seal.Keyring) *Tokens { return &Tokens{pool, keys} }
+
+// Token is what is known of one.
+type Token struct {
+	ID        string // UUID
+	Name      string // for people
+	CreatedAt time.Time
+	LastUsed  *time.Time // nil: never; written at most once a minute
+}
+
+// NewToken gives the text of a new token, not yet valid: Register makes it so.
+func NewToken() string { return tokenPrefix + rand.Text() }
+
+// Create makes a token and gives its text, which nobody can get again.
+func (t *Tokens) Create(ctx context.Context, name string) (secret string, token Token, err error) {
+	secret = NewToken()
+	token, err = t.Register(ctx, name, secret)
+	return secret, token, err
+}
+
+// Register makes a text valid as a token; again does nothing. So whoever keeps it in a file writes the file first.
+func (t *Tokens) Register(ctx context.Context, name, secret string) (Token, error) {
+	if len(secret) < len(tokenPrefix)+20 {
+		return Token{}, errors.New("a token this short can be guessed: use records.NewToken")
+	}
+	hashes := t.hashes(secret)
+	err := exec(ctx, t.pool, "register token "+name, `INSERT INTO pipeops.tokens (id, name, hash) SELECT $1, $2, $3
+		WHERE NOT EXISTS (SELECT FROM pipeops.tokens WHERE hash = ANY ($4)) ON CONFLICT DO NOTHING`,
+		uuid.NewString(), name, hashes[0], hashes)
+	if err != nil {
+		return Token{}, err
+	}
+	return t.Verify(ctx, secret)
+}
+
+// Verify gives the token of that text, or ErrBadToken.
+func (t *Tokens) Verify(ctx context.Context, secret string) (token Token, err error) {
+	err = t.pool.QueryRow(ctx, selectTokens+" WHERE hash = ANY ($1) AND revoked_at IS NULL", t.hashes(secret)).
+		Scan(&token.ID, &token.Name, &token.CreatedAt, &token.LastUsed)
+	if err := found(err, "token"); err != nil {
+		var missing *NotFoundError
+		if errors.As(err, &missing) {
+			return Token{}, ErrBadToken
+		}
+		return Token{}, err
+	}
+	return token, exec(ctx, t.pool, "note the use of token "+token.Name, `UPDATE pipeops.tokens SET last_used = clock_timestamp()
+		WHERE id = $1 AND coalesce(last_used, '-infinity') < clock_timestamp() - interval '1 minute'`, token.ID)
+}
+
+// Revoke ends a token for ever. One that is unknown or revoked already is no error.
+func (t *Tokens) Revoke(ctx context.Context, id string) error {
+	return exec(ctx, t.pool, "revoke token "+id,
+		"UPDATE pipeops.tokens SET revoked_at = clock_timestamp() WHERE id::text = $1 AND revoked_at IS NULL", id)
+}
+
+// List gives the tokens that are valid, the oldest first.
+func (t *Tokens) List(ctx context.Context) ([]Token, error) {
+	return list(ctx, t.pool, "list tokens", pgx.RowToStructByPos[Token],
+		selectTokens+" WHERE revoked_at IS NULL ORDER BY created_at, id")
+}
+
+const selectTokens = "SELECT id::text, name, created_at, last_used FROM pipeops.tokens"
+
+// hashes gives what may stand in the table for a token, under each key that there has been; the newest first.
+func (t *Tokens) hashes(secret string) (all [][]byte) {
+	for _, text := range t.keys.MACs(seal.APITokens, secret) {
+		hash, _ := hex.DecodeString(text) // MACs gives hex
+		all = append(all, hash)
+	}
+	return all
+}
