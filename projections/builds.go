@@ -1,0 +1,107 @@
+package projections
+
+import (
+	"path"
+	"time"
+
+	"github.com/pipeops/pipeops/domain"
+)
+
+// Build is a row of the read model builds. Times are those of recording, which never go back; a zero time says that
+// it hasn't happened.
+type Build struct {
+	ID          domain.BuildID
+	Project     domain.ProjectID
+	ProjectName string
+	Push        domain.PushID
+	Repository  string // empty: the built-in git remote
+	Ref         string
+	Branch      string
+	Commit      string
+	Services    []domain.ServiceID // that share the image
+	Dockerfile  string             // within the repository
+
+	Phase    domain.Phase
+	Attempts int              // so far
+	Attempt  domain.AttemptID // the newest
+	Worker   domain.WorkerID  // of the newest attempt
+
+	Image     string // repository, without tag
+	Tag       string
+	Reference string // by digest; empty until it is pushed
+	Digest    string
+	Platforms []string
+	SizeBytes int64
+
+	Steps  int    // of the Dockerfile, done in the newest attempt, cached ones among them
+	Cached int    // of these
+	Step   string // done last
+
+	Diagnosis    *domain.Diagnosis
+	SupersededBy domain.BuildID
+
+	Position     int64 // of its first event
+	RequestedAt  time.Time
+	WaitingSince time.Time // zero unless it waits for a worker
+	StartedAt    time.Time // of the newest attempt
+	FinishedAt   time.Time
+}
+
+var builds = kind[Build]{"builds", func(b Build) index {
+	return index{project: b.Project, lookup: b.Commit, place: b.Position}
+}}
+
+var buildsProjection = &projection{
+	name: "builds", version: 1, streams: []string{"build"}, tables: []string{builds.table},
+	apply: func(r *rows, rec domain.Recorded, e domain.Event) {
+		key := subject(rec.Stream)
+		if e, ok := e.(domain.BuildRequested); ok {
+			builds.put(r, key, newBuild(rec, e))
+			return
+		}
+		builds.change(r, key, func(b *Build) { b.apply(rec.RecordedAt, e) })
+	},
+}
+
+func newBuild(rec domain.Recorded, e domain.BuildRequested) Build {
+	return Build{
+		ID: e.Build, Project: e.Project, ProjectName: e.ProjectName, Push: e.Push, Repository: e.Repository,
+		Ref: e.Ref, Branch: e.Branch, Commit: e.Commit, Services: e.Services,
+		Dockerfile: path.Join(e.Plan.RootDir, e.Plan.Dockerfile), Image: e.Image, Tag: e.Tag, Phase: domain.Waiting,
+		Position: rec.Cursor.Position, RequestedAt: rec.RecordedAt, WaitingSince: rec.RecordedAt,
+	}
+}
+
+func (b *Build) apply(at time.Time, e domain.Event) {
+	switch e := e.(type) {
+	case domain.BuildStarted:
+		b.Phase, b.Attempt, b.Worker, b.StartedAt, b.WaitingSince = domain.Started, e.Attempt, e.Worker, at, time.Time{}
+		b.Attempts++
+		b.Steps, b.Cached, b.Step = 0, 0, ""
+	case domain.LayerCached:
+		b.Steps++
+		b.Cached++
+		b.Step = e.Name
+	case domain.LayerBuilt:
+		b.Steps++
+		b.Step = e.Name
+	case domain.ImageBuilt:
+		b.Steps, b.Cached = e.Steps, e.Cached
+	case domain.ImagePushed:
+		b.Reference, b.Digest, b.Platforms, b.SizeBytes = e.Reference, e.Digest, e.Platforms, e.SizeBytes
+	case domain.AttemptLost:
+		b.Phase, b.WaitingSince = domain.Waiting, at
+	case domain.BuildSucceeded:
+		b.end(domain.Succeeded, at)
+	case domain.BuildFailed:
+		b.end(domain.Failed, at)
+		b.Diagnosis = &e.Diagnosis
+	case domain.BuildSuperseded:
+		b.end(domain.Superseded, at)
+		b.SupersededBy = e.By
+	}
+}
+
+func (b *Build) end(phase domain.Phase, at time.Time) {
+	b.Phase, b.FinishedAt, b.WaitingSince = phase, at, time.Time{}
+}

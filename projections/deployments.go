@@ -1,0 +1,129 @@
+package projections
+
+import (
+	"time"
+
+	"github.com/pipeops/pipeops/domain"
+)
+
+// Deployment is a row of the read model deployments. Times as in Build.
+type Deployment struct {
+	ID              domain.DeploymentID
+	Project         domain.ProjectID
+	ProjectName     string
+	Environment     domain.EnvironmentID
+	EnvironmentName string
+	Namespace       string
+	Service         domain.ServiceID
+	ServiceName     string
+	Release         domain.Release
+	Reason          string // "push", "manual", "rollback"
+
+	Phase    domain.Phase
+	Attempts int
+	Attempt  domain.AttemptID
+	Worker   domain.WorkerID
+	Running  bool // an attempt is under way
+	Undoing  bool // it has failed, and is being rolled back
+
+	Progress domain.RolloutProgressed // as the cluster showed it last
+	Behind   domain.DeploymentID      // that has the slot while this one waits for it
+	Previous *domain.Release          // that served when it started
+
+	Diagnosis         *domain.Diagnosis
+	RollbackDiagnosis *domain.Diagnosis
+	Digest            string // as the pods run it
+	Address           string // within the cluster; empty until it has succeeded
+	Trailing          int    // old pods that were still ending when it succeeded
+	SupersededBy      domain.DeploymentID
+
+	Position     int64 // of its first event
+	RequestedAt  time.Time
+	WaitingSince time.Time
+	StartedAt    time.Time
+	Deadline     time.Time // for the verdict
+	FinishedAt   time.Time
+}
+
+var deployments = kind[Deployment]{"deployments", func(d Deployment) index {
+	return index{project: d.Project, lookup: slotKey(d.Environment, d.Service), place: d.Position}
+}}
+
+// slotKey names one service in one environment, as the slot's stream does.
+func slotKey(e domain.EnvironmentID, s domain.ServiceID) string { return subject(domain.SlotStream(e, s)) }
+
+var deploymentsProjection = &projection{
+	name: "deployments", version: 1, streams: []string{"deployment"}, tables: []string{deployments.table},
+	apply: func(r *rows, rec domain.Recorded, e domain.Event) {
+		key := subject(rec.Stream)
+		if e, ok := e.(domain.DeploymentRequested); ok {
+			deployments.put(r, key, newDeployment(rec, e))
+			return
+		}
+		deployments.change(r, key, func(d *Deployment) { d.apply(rec.RecordedAt, e) })
+	},
+}
+
+func newDeployment(rec domain.Recorded, e domain.DeploymentRequested) Deployment {
+	return Deployment{
+		ID: e.Deployment, Project: e.Project, ProjectName: e.ProjectName, Environment: e.Environment,
+		EnvironmentName: e.EnvironmentName, Namespace: e.Namespace, Service: e.Service, ServiceName: e.ServiceName,
+		Release: e.Release, Reason: e.Reason, Phase: domain.Waiting, Progress: domain.RolloutProgressed{Wanted: e.Spec.Replicas},
+		Position: rec.Cursor.Position, RequestedAt: rec.RecordedAt, WaitingSince: rec.RecordedAt,
+	}
+}
+
+func (d *Deployment) apply(at time.Time, e domain.Event) {
+	switch e := e.(type) {
+	case domain.DeploymentQueued:
+		d.Behind = e.Behind
+	case domain.DeploymentStarted:
+		d.start(e, at)
+	case domain.RolloutProgressed:
+		d.Progress = e
+	case domain.AttemptLost:
+		d.Phase, d.Running, d.WaitingSince = domain.Waiting, false, at
+	case domain.DeploymentSucceeded:
+		d.end(domain.Succeeded, at)
+		d.Digest, d.Address, d.Trailing, d.Progress.Available = e.Digest, e.Address, e.Trailing, e.Available
+	case domain.DeploymentFailed:
+		goesOn := d.Running && d.Previous != nil // the same worker rolls back
+		d.end(domain.Failed, at)
+		d.Diagnosis, d.Running = &e.Diagnosis, goesOn
+	case domain.RollbackStarted:
+		d.rollBack(at)
+	case domain.RolledBack:
+		d.end(domain.RolledBackP, at)
+		d.Progress.Available = e.Available
+	case domain.RollbackFailed:
+		d.end(domain.Failed, at)
+		d.RollbackDiagnosis = &e.Diagnosis
+	case domain.DeploymentSuperseded:
+		d.end(domain.Superseded, at)
+		d.SupersededBy = e.By
+	}
+}
+
+func (d *Deployment) start(e domain.DeploymentStarted, at time.Time) {
+	d.Phase, d.Attempt, d.Worker, d.StartedAt, d.Deadline = domain.Started, e.Attempt, e.Worker, at, e.Deadline.Time
+	d.WaitingSince, d.Behind, d.Running = time.Time{}, "", true
+	d.Attempts++
+	if d.Undoing {
+		d.Phase = domain.RollingBack
+	}
+	if e.Previous != nil {
+		d.Previous = &e.Previous.Release
+	}
+}
+
+// rollBack follows a failure: the worker at work goes on with it, else it waits for another one.
+func (d *Deployment) rollBack(at time.Time) {
+	d.Undoing, d.Phase, d.FinishedAt = true, domain.RollingBack, time.Time{}
+	if !d.Running {
+		d.Phase, d.WaitingSince = domain.Waiting, at
+	}
+}
+
+func (d *Deployment) end(phase domain.Phase, at time.Time) {
+	d.Phase, d.Running, d.FinishedAt, d.WaitingSince = phase, false, at, time.Time{}
+}
