@@ -50,20 +50,16 @@ type Secret struct {
 // LogValue implements slog.LogValuer: the value never reaches a log.
 func (s Secret) LogValue() slog.Value { return slog.IntValue(s.Revision) }
 
-// Sealer encrypts a raw delivery under a key of its own. id is unique for ever.
-type Sealer interface {
-	SealDelivery(ctx context.Context, id string, raw []byte) (keyID string, sealed []byte, err error)
-}
-
 // Config of a Handler.
 type Config struct {
-	Receiver Receiver                             // required
-	Secrets  Secrets                              // required
-	Sealer   Sealer                               // required
-	Subject  func(provider, person string) string // opaque id of a person, an HMAC; required
-	NewID    domain.NewID                         // required
-	Now      func() time.Time                     // default time.Now
-	Log      *slog.Logger                         // default: none
+	Receiver Receiver // required
+	Secrets  Secrets  // required
+	// Seal encrypts a raw delivery under a key of its own, for the place that id names.
+	Seal    func(id string, raw []byte) (keyID string, sealed []byte, err error)
+	Subject func(provider, person string) string // opaque id of a person, an HMAC; required
+	NewID   domain.NewID                         // required
+	Now     func() time.Time                     // default time.Now
+	Log     *slog.Logger                         // default: none
 
 	MaxDeliveries int           // handled at the same time; default 64
 	ReadWithin    time.Duration // for a body to arrive; default 20 s
@@ -77,7 +73,7 @@ func (c Config) Validate() error {
 		name    string
 		missing bool
 	}{
-		{"Receiver", c.Receiver == nil}, {"Secrets", c.Secrets == nil}, {"Sealer", c.Sealer == nil},
+		{"Receiver", c.Receiver == nil}, {"Secrets", c.Secrets == nil}, {"Seal", c.Seal == nil},
 		{"Subject", c.Subject == nil}, {"NewID", c.NewID == nil},
 	} {
 		if required.missing {
@@ -273,7 +269,7 @@ func (h *Handler) record(ctx context.Context, s source, header http.Header, body
 	if d.Message != "" {
 		cmd.Message = domain.Personal{Text: d.Message, Subject: cmd.Author.Subject}
 	}
-	keyID, sealed, err := h.cfg.Sealer.SealDelivery(ctx, string(cmd.Push), body)
+	keyID, sealed, err := h.cfg.Seal(string(cmd.Push), body)
 	if err != nil {
 		return commands.Received{}, fmt.Errorf("seal delivery %s of %s to %s: %w", cmd.Delivery, s.name, s.project, err)
 	}
