@@ -1,0 +1,79 @@
+package gitremote
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/pipeops/pipeops/domain"
+)
+
+// entry is one line of a reflog: a ref was moved.
+type entry struct {
+	ref    string // "refs/heads/main"
+	old    string // commit, zeros: the ref was made
+	new    string // commit, zeros: the ref was deleted
+	name   string // of who moved it; our own pushes: the actor
+	email  string // our own pushes: the id of the push request, which makes the line unique
+	at     time.Time
+	line   string // as it stands in the file
+	repeat int    // how many equal lines stand before it; only foreign ones repeat
+}
+
+// identity is "Name <e-mail> 1795392000 +0100" behind the two hashes.
+var line = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64}) ([0-9a-f]{40}|[0-9a-f]{64}) (.*?) ?<([^>]*)> ([0-9]{1,12}) [-+][0-9]{4}(?:\t|$)`)
+
+// parseLine reads a line of a ref's reflog; false for what is none.
+func parseLine(ref, text string) (entry, bool) {
+	m := line.FindStringSubmatch(text)
+	if m == nil {
+		return entry{}, false
+	}
+	seconds, err := strconv.ParseInt(m[5], 10, 64)
+	if err != nil {
+		return entry{}, false
+	}
+	return entry{ref: ref, old: m[1], new: m[2], name: m[3], email: m[4], at: time.Unix(seconds, 0).UTC(), line: text}, true
+}
+
+// deletion is the entry of a deleted ref, whose reflog went with it.
+func deletion(p *push, ref, old string) entry {
+	zeros := strings.Repeat("0", len(old))
+	e := entry{ref: ref, old: old, new: zeros, name: p.actor, email: p.id, at: p.at.Truncate(time.Second).UTC()}
+	e.line = fmt.Sprintf("%s %s %s <%s> %d +0000\tdelete", old, zeros, p.actor, p.id, e.at.Unix())
+	return e
+}
+
+// raw is what is kept of the entry as its delivery.
+func (e entry) raw() []byte {
+	text := e.ref + " " + e.line + "\n"
+	if e.repeat > 0 {
+		text += strconv.Itoa(e.repeat) + "\n"
+	}
+	return []byte(text)
+}
+
+// keys gives the id of the delivery and the hash of its body. They depend on
+// nothing but the line, so that whoever reads it records the same push.
+func (e entry) keys() (delivery, body string) {
+	sum := sha256.Sum256(e.raw())
+	body = hex.EncodeToString(sum[:])
+	return body[:32], body
+}
+
+// ours says whether the line was written for a push through this remote.
+func (e entry) ours() bool { return strings.HasPrefix(e.email, pushPrefix+"_") }
+
+// short is a commit for people.
+func short(commit string) string { return commit[:min(7, len(commit))] }
+
+// deleted says whether the ref was.
+func (e entry) deleted() bool { return strings.Trim(e.new, "0") == "" }
+
+func commandID(project domain.ProjectID, delivery string) string {
+	return string(domain.PushStream(project, source, delivery))
+}

@@ -1,0 +1,94 @@
+package gitremote
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+)
+
+// finishWithin is how long requests under way get when the server ends.
+const finishWithin = 20 * time.Second
+
+// maxSocket is how long the path of a Unix socket may be on every system.
+const maxSocket = 100
+
+// session is one time of leading.
+type session struct {
+	ctx    context.Context //nolint:containedctx // the session is this context's life
+	socket string
+	server *http.Server
+	served sync.WaitGroup
+	tidy   func()
+
+	mu       sync.Mutex
+	closed   bool
+	requests sync.WaitGroup
+}
+
+// open listens for git's hooks.
+func (r *Remote) open(ctx context.Context) (*session, error) {
+	socket, tidy, err := r.socket()
+	if err != nil {
+		return nil, err
+	}
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "unix", socket)
+	if err == nil {
+		err = os.Chmod(socket, 0o600)
+	}
+	if err != nil {
+		tidy()
+		return nil, fmt.Errorf("git remote: listen for git's hooks at %s: %w", socket, err)
+	}
+	s := &session{ctx: ctx, socket: socket, tidy: tidy}
+	s.server = &http.Server{Handler: http.HandlerFunc(r.serveHook), ReadHeaderTimeout: 10 * time.Second}
+	s.served.Go(func() {
+		if err := s.server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			r.cfg.Log.ErrorContext(ctx, "git's hooks can't be heard any more", "err", err)
+		}
+	})
+	return s, nil
+}
+
+// socket names where hooks call: beside the repositories, or where the path is short enough.
+func (r *Remote) socket() (path string, tidy func(), err error) {
+	path = filepath.Join(r.cfg.Root, "hooks.sock")
+	if len(path) <= maxSocket {
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return "", nil, fmt.Errorf("git remote: remove the socket of the last start: %w", err)
+		}
+		return path, func() { _ = os.Remove(path) }, nil
+	}
+	folder, err := os.MkdirTemp("", "pipeops-git-")
+	if err != nil {
+		return "", nil, fmt.Errorf("git remote: make a folder for the socket of hooks: %w", err)
+	}
+	return filepath.Join(folder, "hooks.sock"), func() { _ = os.RemoveAll(folder) }, nil
+}
+
+// enter counts a request in; false when the session has ended.
+func (s *session) enter() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	s.requests.Add(1)
+	return true
+}
+
+// close waits until the requests under way have ended, whose hooks are still heard.
+func (s *session) close() {
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	s.requests.Wait()
+	_ = s.server.Close()
+	s.served.Wait()
+	s.tidy()
+}
