@@ -36,7 +36,7 @@ var allowed = map[string][]string{
 	"handlers/policies":  {"domain", "eventstore", "handlers/commands", "internal/bus", "internal/records"},
 	"handlers/schedule":  {"domain", "eventstore", "handlers/commands", "internal/bus", "internal/records"},
 	"handlers/claims":    {"domain", "handlers/commands", "internal/bus", "internal/records", "internal/seal"},
-	"handlers/ingest":    {"domain", "handlers/commands", "internal/bus", "internal/records"},
+	"handlers/ingest":    {"domain", "handlers/commands", "internal/bus", "internal/records", "internal/seal"},
 	"handlers/relay":     {"domain", "eventstore", "internal/bus", "internal/records", "internal/seal"},
 	"projections":        {"domain", "eventstore"},
 	"graph":              {"domain", "projections", "handlers/commands", "internal/records"},

@@ -131,7 +131,9 @@ func (c *client) verdict(cmd *cobra.Command, id string) error {
 
 // rollsBack says whether a failed deployment goes on with a roll-back.
 func (c *client) rollsBack(cmd *cobra.Command, id, cursor string) bool {
-	var out struct{ Deployment *struct{ Previous *struct{ ID string } } }
+	var out struct {
+		Deployment *struct{ Previous *struct{ ID string } }
+	}
 	err := c.do(cmd.Context(), `query($id: ID!, $at: Cursor) { deployment(id: $id, atLeast: $at) { previous { id } } }`, map[string]any{"id": id, "at": cursor}, &out)
 	return err == nil && out.Deployment != nil && out.Deployment.Previous != nil
 }

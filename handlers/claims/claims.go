@@ -19,32 +19,9 @@ import (
 	"github.com/pipeops/pipeops/domain"
 	"github.com/pipeops/pipeops/handlers/commands"
 	"github.com/pipeops/pipeops/internal/bus"
+	"github.com/pipeops/pipeops/internal/records"
+	"github.com/pipeops/pipeops/internal/seal"
 )
-
-// Leases keeps who works on what; see internal/records.Claims.
-type Leases interface {
-	// Grant begins the lease of an attempt.
-	Grant(ctx context.Context, attempt domain.AttemptID, worker domain.WorkerID, incarnation string) error
-	// Beat renews the leases of what a worker runs, and gives the attempts that
-	// earlier incarnations of it still hold: their process is gone.
-	Beat(ctx context.Context, h Beat) (orphans []domain.AttemptID, err error)
-}
-
-// Beat is what a verified heartbeat says.
-type Beat struct {
-	Worker      domain.WorkerID
-	Incarnation string
-	Class       string
-	Slots       int
-	Stopping    bool
-	Running     []domain.AttemptID
-}
-
-// Tokens makes and checks the tokens of attempts.
-type Tokens interface {
-	AttemptToken(attempt domain.AttemptID, incarnation string) string
-	CheckAttemptToken(attempt domain.AttemptID, incarnation, token string) bool
-}
 
 // Secrets gives the secrets of one job, by name.
 type Secrets func(ctx context.Context, attempt domain.AttemptID, project domain.ProjectID, kind bus.Kind) (map[string]string, error)
@@ -53,10 +30,9 @@ type Secrets func(ctx context.Context, attempt domain.AttemptID, project domain.
 type Config struct {
 	Bus      bus.Bus
 	Commands *commands.Handler
-	Leases   Leases
-	Tokens   Tokens
+	Leases   *records.Claims
+	Keys     *seal.Keyring
 	Secrets  Secrets
-	SealTo   func(publicKey, plaintext []byte) ([]byte, error) // anonymous X25519 box
 	Now      func() time.Time
 	Log      *slog.Logger
 }
@@ -184,7 +160,7 @@ func (c *Claims) grant(ctx context.Context, claim bus.Claim, cmd domain.Command,
 	if err := c.cfg.Leases.Grant(ctx, granted, claim.Worker, claim.Incarnation); err != nil {
 		return bus.Grant{}, fmt.Errorf("begin lease of %s: %w", granted, err)
 	}
-	g.Attempt, g.Token = granted, c.cfg.Tokens.AttemptToken(granted, claim.Incarnation)
+	g.Attempt, g.Token = granted, c.cfg.Keys.AttemptToken(granted, claim.Incarnation)
 	if g.Context, err = json.Marshal(context); err != nil {
 		return bus.Grant{}, err
 	}
@@ -208,15 +184,15 @@ func (c *Claims) sealed(ctx context.Context, claim bus.Claim, attempt domain.Att
 	if err != nil {
 		return nil, err
 	}
-	return c.cfg.SealTo(claim.EphemeralKey, plain)
+	return seal.To(claim.EphemeralKey, plain)
 }
 
 // Heartbeat renews leases and answers with what is stored.
 func (c *Claims) Heartbeat(ctx context.Context, h bus.Heartbeat) error {
-	beat := Beat{Worker: h.Worker, Incarnation: h.Incarnation, Class: string(h.Class), Slots: h.Slots, Stopping: h.Stopping}
+	beat := records.Beat{Worker: h.Worker, Incarnation: h.Incarnation, Class: string(h.Class), Slots: h.Slots, Stopping: h.Stopping}
 	answer := bus.HeartbeatAnswer{Beat: h.Beat, Running: []bus.Stored{}}
 	for _, r := range h.Running {
-		if !c.cfg.Tokens.CheckAttemptToken(r.Attempt, h.Incarnation, r.Token) {
+		if !c.cfg.Keys.CheckAttemptToken(r.Attempt, h.Incarnation, r.Token) {
 			c.cfg.Log.WarnContext(ctx, "heartbeat with a wrong token", "attempt", r.Attempt)
 			continue
 		}

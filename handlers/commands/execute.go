@@ -107,7 +107,8 @@ func (h *Handler) Execute(ctx context.Context, cmd domain.Command, m Meta, opts 
 	for range maxRaces {
 		result, err := h.once(ctx, cmd, m, ex)
 		var conflict *eventstore.ConflictError
-		if !errors.As(err, &conflict) {
+		var known *eventstore.IdempotencyMismatchError // another caller decided the same command: the look-up finds it now
+		if !errors.As(err, &conflict) && !errors.As(err, &known) {
 			return result, err
 		}
 	}

@@ -19,24 +19,16 @@ import (
 	"github.com/pipeops/pipeops/domain"
 	"github.com/pipeops/pipeops/handlers/commands"
 	"github.com/pipeops/pipeops/internal/bus"
+	"github.com/pipeops/pipeops/internal/records"
+	"github.com/pipeops/pipeops/internal/seal"
 )
-
-// Tokens checks the tokens of attempts.
-type Tokens interface {
-	CheckAttemptToken(attempt domain.AttemptID, incarnation, token string) bool
-}
-
-// Logs keeps log chunks; a chunk that is there already is left alone.
-type Logs interface {
-	Append(ctx context.Context, attempt domain.AttemptID, stream string, offset int64, b []byte) error
-}
 
 // Config of the ingest. All fields are required.
 type Config struct {
 	Bus      bus.Bus
 	Commands *commands.Handler
-	Tokens   Tokens
-	Logs     Logs
+	Keys     *seal.Keyring
+	Logs     *records.LogChunks
 	Now      func() time.Time
 	Log      *slog.Logger
 }
@@ -63,7 +55,7 @@ func (i *Ingest) Run(ctx context.Context) error {
 
 // Report stores the items of one report and answers how far the attempt is.
 func (i *Ingest) Report(ctx context.Context, r bus.Report) error {
-	if _, _, err := r.Attempt.Split(); err != nil || !i.cfg.Tokens.CheckAttemptToken(r.Attempt, r.Incarnation, r.Token) {
+	if _, _, err := r.Attempt.Split(); err != nil || !i.cfg.Keys.CheckAttemptToken(r.Attempt, r.Incarnation, r.Token) {
 		i.Forged.Add(1)
 		i.cfg.Log.WarnContext(ctx, "report with a wrong token is dropped", "attempt", r.Attempt)
 		return nil
@@ -123,7 +115,7 @@ func (i *Ingest) items(ctx context.Context, r bus.Report) (cancel string, err er
 
 // LogChunk keeps one chunk of output.
 func (i *Ingest) LogChunk(ctx context.Context, c bus.LogChunk) error {
-	if !i.cfg.Tokens.CheckAttemptToken(c.Attempt, c.Incarnation, c.Token) {
+	if !i.cfg.Keys.CheckAttemptToken(c.Attempt, c.Incarnation, c.Token) {
 		i.Forged.Add(1)
 		return nil
 	}

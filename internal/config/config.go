@@ -26,7 +26,6 @@ type Config struct {
 	Listen      string // PIPEOPS_LISTEN: default 127.0.0.1:8787
 	URL         string // PIPEOPS_URL: where clients and workers reach serve; default from Listen
 	Slots       int    // PIPEOPS_SLOTS: work at a time for a runner or deployer; default 2
-	Worker      string // PIPEOPS_WORKER: name of this worker; default made once and kept in Home
 }
 
 // Getenv reads one variable, "" for none.
@@ -38,7 +37,7 @@ func Load(get Getenv, defaultHome string) (Config, error) {
 		DatabaseURL: get("DATABASE_URL"), MigrateURL: get("PIPEOPS_MIGRATE_URL"), AMQPURL: get("AMQP_URL"),
 		BuildKit: get("BUILDKIT_HOST"), Registry: strings.TrimSuffix(get("REGISTRY"), "/"), Kubeconfig: get("KUBECONFIG"),
 		Home: or(get("PIPEOPS_HOME"), defaultHome), Listen: or(get("PIPEOPS_LISTEN"), "127.0.0.1:8787"),
-		URL: strings.TrimSuffix(get("PIPEOPS_URL"), "/"), Worker: get("PIPEOPS_WORKER"), Slots: 2,
+		URL: strings.TrimSuffix(get("PIPEOPS_URL"), "/"), Slots: 2,
 	}
 	c.MigrateURL = or(c.MigrateURL, c.DatabaseURL)
 	var errs []error

@@ -1,0 +1,113 @@
+package main
+
+import (
+	"context"
+	"crypto/subtle"
+	"strings"
+	"time"
+
+	"github.com/pipeops/pipeops/domain"
+	"github.com/pipeops/pipeops/handlers/gitremote"
+	"github.com/pipeops/pipeops/handlers/webhook"
+	"github.com/pipeops/pipeops/internal/bus"
+	"github.com/pipeops/pipeops/internal/seal"
+)
+
+// access says who may do what, for the doors of `serve`.
+type access struct{ *core }
+
+// Verify implements what graph wants of tokens.
+func (a access) Verify(ctx context.Context, token string) (actor string, ok bool, err error) {
+	return a.verify(ctx, token)
+}
+
+// MayPush implements gitremote.Access: any API token.
+func (a access) MayPush(ctx context.Context, token string, _ domain.ProjectID) (string, error) {
+	actor, _, err := a.verify(ctx, token)
+	return actor, err
+}
+
+// MayFetch implements gitremote.Access: any API token, or that of an attempt
+// at a build of the project.
+func (a access) MayFetch(ctx context.Context, token string, project domain.ProjectID) (string, error) {
+	if attempt, ok := a.fetchToken(token, project); ok {
+		return string(attempt), nil
+	}
+	return a.MayPush(ctx, token, project)
+}
+
+// fetchPrefix marks a token that lets one attempt read one project's repository.
+const fetchPrefix = "pipeops-fetch_"
+
+func (a access) newFetchToken(attempt domain.AttemptID, project domain.ProjectID) string {
+	return fetchPrefix + string(attempt) + "_" + a.keys.MAC(seal.AttemptTokens, "git-fetch", string(attempt), string(project))
+}
+
+func (a access) fetchToken(token string, project domain.ProjectID) (domain.AttemptID, bool) {
+	rest, ok := strings.CutPrefix(token, fetchPrefix)
+	i := strings.LastIndex(rest, "_")
+	if !ok || i < 0 || project == "" {
+		return "", false
+	}
+	attempt := domain.AttemptID(rest[:i])
+	return attempt, subtle.ConstantTimeCompare([]byte(token), []byte(a.newFetchToken(attempt, project))) == 1
+}
+
+// GitProject implements gitremote.Projects.
+func (a access) GitProject(ctx context.Context, nameOrID string) (gitremote.Project, error) {
+	id := domain.ProjectID(nameOrID)
+	if domain.CheckSlug(nameOrID) == nil {
+		named, err := a.projectByName(ctx, nameOrID)
+		if err != nil || named == "" {
+			return gitremote.Project{}, err
+		}
+		id = named
+	}
+	state, _, err := a.commands.Load(ctx, domain.ConfigureProject{ID: id})
+	if err != nil {
+		return gitremote.Project{}, err
+	}
+	p := domain.Of[domain.Project](state, domain.ProjectStream(id))
+	return gitremote.Project{ID: p.ID, Name: p.Name, Branch: p.Settings.Branch}, nil
+}
+
+// webhookSecret is the name under which a provider's webhook secret is kept.
+func webhookSecret(provider string) string { return "webhook/" + provider }
+
+// WebhookSecrets implements webhook.Secrets.
+func (a access) WebhookSecrets(ctx context.Context, project domain.ProjectID, provider string) ([]webhook.Secret, error) {
+	revisions, err := a.secrets.Revisions(ctx, project, webhookSecret(provider), 2)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]webhook.Secret, len(revisions))
+	for i, r := range revisions {
+		out[i] = webhook.Secret{Revision: r.Number, Value: r.Value, ReplacedAt: r.ReplacedAt}
+	}
+	return out, nil
+}
+
+// SetSecret keeps a secret of a project and gives its revision.
+func (a access) SetSecret(ctx context.Context, project domain.ProjectID, name string, value []byte) (int, error) {
+	return a.secrets.Set(ctx, project, name, value)
+}
+
+// jobSecrets are those that one attempt is granted.
+func (a access) jobSecrets(ctx context.Context, attempt domain.AttemptID, project domain.ProjectID, kind bus.Kind) (map[string]string, error) {
+	if kind != bus.KindBuild {
+		return nil, nil
+	}
+	out := map[string]string{"git-token": a.newFetchToken(attempt, project)}
+	// A repository elsewhere is read with the credential of the project.
+	revisions, err := a.secrets.Revisions(ctx, project, "git-credential", 1)
+	if err == nil && len(revisions) == 1 {
+		out["git-credential"] = string(revisions[0].Value)
+	}
+	return out, err
+}
+
+// actorID is the opaque id of a person at a provider.
+func (a access) actorID(provider, person string) string { return a.keys.Actor(provider, person) }
+
+// shutdownGrace is how long requests and handlers may take to end.
+const shutdownGrace = 10 * time.Second

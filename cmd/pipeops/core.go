@@ -1,0 +1,136 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pipeops/pipeops/domain"
+	"github.com/pipeops/pipeops/eventstore"
+	"github.com/pipeops/pipeops/handlers/commands"
+	"github.com/pipeops/pipeops/internal/config"
+	"github.com/pipeops/pipeops/internal/records"
+	"github.com/pipeops/pipeops/internal/seal"
+	"github.com/pipeops/pipeops/migrations"
+)
+
+// core is what every process with a database has.
+type core struct {
+	store      *eventstore.Store
+	keys       *seal.Keyring
+	subjects   *seal.Subjects
+	commands   *commands.Handler
+	claims     *records.Claims
+	deliveries *records.Deliveries
+	logs       *records.LogChunks
+	secrets    *records.Secrets
+	tokens     *records.Tokens
+	leaders    *records.Leaders
+}
+
+// openCore migrates where it may, opens the log and the keys.
+func openCore(ctx context.Context, cfg config.Config, log *slog.Logger) (*core, error) {
+	appURL, err := migrations.Up(ctx, cfg.MigrateURL, log)
+	if err != nil {
+		return nil, fmt.Errorf("migrate the database: %w", err)
+	}
+	if cfg.MigrateURL != cfg.DatabaseURL {
+		appURL = cfg.DatabaseURL
+	}
+	store, err := eventstore.Open(ctx, eventstore.Config{URL: appURL, Log: log})
+	if err != nil {
+		return nil, fmt.Errorf("open the event store: %w", err)
+	}
+	c, err := assemble(ctx, store, cfg.Home, log)
+	if err != nil {
+		store.Close()
+	}
+	return c, err
+}
+
+func assemble(ctx context.Context, store *eventstore.Store, home string, log *slog.Logger) (*core, error) {
+	master, err := seal.LoadMaster(filepath.Join(home, "master.key"))
+	if err != nil {
+		return nil, fmt.Errorf("load the master key: %w", err)
+	}
+	pool := store.Pool()
+	keys, err := seal.Open(ctx, master, records.NewKeys(pool))
+	if err != nil {
+		return nil, fmt.Errorf("open the keys: %w", err)
+	}
+	subjects := seal.NewSubjects(keys, records.NewSubjects(pool))
+	handler, err := commands.New(commands.Config{Store: store, Sealer: subjects, Log: log})
+	if err != nil {
+		return nil, err
+	}
+	return &core{
+		store: store, keys: keys, subjects: subjects, commands: handler,
+		claims: records.NewClaims(pool), deliveries: records.NewDeliveries(pool, keys), logs: records.NewLogChunks(pool),
+		secrets: records.NewSecrets(pool, keys), tokens: records.NewTokens(pool, keys), leaders: records.NewLeaders(pool, log),
+	}, nil
+}
+
+// verify says who shows a bearer token, "" and false for nobody.
+func (c *core) verify(ctx context.Context, token string) (actor string, ok bool, err error) {
+	t, err := c.tokens.Verify(ctx, token)
+	if errors.Is(err, records.ErrBadToken) {
+		return "", false, nil
+	}
+	return "token:" + t.ID, err == nil, err
+}
+
+// projectByName finds a project's id by its name, "" for none.
+func (c *core) projectByName(ctx context.Context, name string) (domain.ProjectID, error) {
+	state, _, err := c.commands.Load(ctx, domain.CreateProject{Name: name})
+	if err != nil {
+		return "", err
+	}
+	return domain.Of[domain.ProjectName](state, domain.ProjectNameStream(name)).Project, nil
+}
+
+func migrateCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "migrate", Short: "Bring the database's schema up to this version, and make the application's login", Args: cobra.NoArgs,
+		Long: "Uses PIPEOPS_MIGRATE_URL (default DATABASE_URL), a login that owns the schema or may create it.\nPrints nothing but progress; `serve` finds its login by itself.",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := loadConfig("DATABASE_URL")
+			if err != nil {
+				return err
+			}
+			if _, err := migrations.Up(cmd.Context(), cfg.MigrateURL, logger()); err != nil {
+				return err
+			}
+			fmt.Fprintln(cmd.ErrOrStderr(), "the schema is up to date")
+			return nil
+		},
+	}
+}
+
+func tokenCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "token", Short: "Make tokens for the API and the git remote"}
+	cmd.AddCommand(&cobra.Command{
+		Use: "create NAME", Short: "Make a token and print it once (needs DATABASE_URL and the home of the control plane)", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			cfg, err := loadConfig("DATABASE_URL")
+			if err != nil {
+				return err
+			}
+			core, err := openCore(cmd.Context(), cfg, logger())
+			if err != nil {
+				return err
+			}
+			defer core.store.Close()
+			secret, _, err := core.tokens.Create(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			fmt.Fprintln(cmd.OutOrStdout(), secret)
+			return nil
+		},
+	})
+	return cmd
+}

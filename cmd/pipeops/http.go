@@ -1,0 +1,124 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/pipeops/pipeops/handlers/ingest"
+	"github.com/pipeops/pipeops/internal/bus"
+	"github.com/pipeops/pipeops/projections"
+	"github.com/pipeops/pipeops/web"
+)
+
+// doors are what the server answers with.
+type doors struct {
+	api, hooks, remote http.Handler
+	health             *health
+}
+
+func routes(d doors) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/webhooks/", d.hooks)
+	mux.Handle("/git/", d.remote)
+	mux.Handle("/graphql", d.api)
+	mux.Handle("/login", d.api)
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
+	mux.HandleFunc("GET /readyz", d.health.ready)
+	mux.Handle("GET /metrics", d.health.metrics())
+	mux.Handle("/", web.Handler(""))
+	return mux
+}
+
+// nearHead is how many positions a projection may be behind and still count as ready.
+const nearHead = 1000
+
+// health tells whether the server can do its work.
+type health struct {
+	core      *core
+	bus       bus.Bus
+	projector *projections.Projector
+	ingest    *ingest.Ingest
+}
+
+// ready answers 200 when the database, the bus and the projections are well, else 503 and which isn't.
+func (h *health) ready(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeoutCause(r.Context(), 5*time.Second, errSlow)
+	defer cancel()
+	checks := map[string]string{"database": "ok", "bus": "ok", "projections": "ok"}
+	status := http.StatusOK
+	fail := func(name, why string) {
+		checks[name], status = why, http.StatusServiceUnavailable
+	}
+	if _, err := h.core.store.Head(ctx); err != nil {
+		fail("database", "can't be reached")
+	}
+	if !h.bus.Connected() {
+		fail("bus", "not connected")
+	}
+	lag, err := h.projector.Lag(ctx)
+	if err != nil {
+		fail("projections", "their state can't be read")
+	}
+	for name, n := range lag {
+		if n > nearHead {
+			fail("projections", name+" is behind")
+		}
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(checks)
+}
+
+func (h *health) metrics() http.Handler {
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	counter := func(name, help string, f func() float64) {
+		reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help}, f))
+	}
+	counter("pipeops_reports_stale_total", "Reports of attempts that were over.", func() float64 { return float64(h.ingest.Stale.Load()) })
+	counter("pipeops_reports_forged_total", "Reports with a wrong token or a forbidden item.", func() float64 { return float64(h.ingest.Forged.Load()) })
+	counter("pipeops_reports_refused_total", "Items that the domain refused.", func() float64 { return float64(h.ingest.Refused.Load()) })
+	reg.MustRegister(&lagCollector{h})
+	return promhttp.HandlerFor(reg, promhttp.HandlerOpts{})
+}
+
+// lagCollector reads the head and the projections' lag when it is asked.
+type lagCollector struct{ h *health }
+
+var (
+	headDesc = prometheus.NewDesc("pipeops_log_position", "Position of the newest event.", nil, nil)
+	lagDesc  = prometheus.NewDesc("pipeops_projection_lag", "Positions that a projection is behind.", []string{"projection"}, nil)
+	busDesc  = prometheus.NewDesc("pipeops_bus_connected", "1 while the bus is connected.", nil, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (l *lagCollector) Describe(ch chan<- *prometheus.Desc) {
+	ch <- headDesc
+	ch <- lagDesc
+	ch <- busDesc
+}
+
+// Collect implements prometheus.Collector.
+func (l *lagCollector) Collect(ch chan<- prometheus.Metric) {
+	ctx, cancel := context.WithTimeoutCause(context.Background(), 5*time.Second, errSlow)
+	defer cancel()
+	if head, err := l.h.core.store.Head(ctx); err == nil {
+		ch <- prometheus.MustNewConstMetric(headDesc, prometheus.GaugeValue, float64(head.Position))
+	}
+	if lag, err := l.h.projector.Lag(ctx); err == nil {
+		for name, n := range lag {
+			ch <- prometheus.MustNewConstMetric(lagDesc, prometheus.GaugeValue, float64(n), name)
+		}
+	}
+	connected := 0.0
+	if l.h.bus.Connected() {
+		connected = 1
+	}
+	ch <- prometheus.MustNewConstMetric(busDesc, prometheus.GaugeValue, connected)
+}

@@ -1,0 +1,120 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/pipeops/pipeops/handlers/claims"
+	"github.com/pipeops/pipeops/handlers/gitremote"
+	"github.com/pipeops/pipeops/handlers/ingest"
+	"github.com/pipeops/pipeops/handlers/policies"
+	"github.com/pipeops/pipeops/handlers/relay"
+	"github.com/pipeops/pipeops/handlers/schedule"
+	"github.com/pipeops/pipeops/handlers/webhook"
+	"github.com/pipeops/pipeops/internal/bus"
+	"github.com/pipeops/pipeops/internal/config"
+	"github.com/pipeops/pipeops/projections"
+)
+
+func serveCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "serve", Short: "Run the control plane; any number of copies (needs DATABASE_URL and AMQP_URL)", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := loadConfig("DATABASE_URL", "AMQP_URL")
+			if err != nil {
+				return err
+			}
+			log, ctx := logger(), cmd.Context()
+			core, err := openCore(ctx, cfg, log)
+			if err != nil {
+				return err
+			}
+			defer core.store.Close()
+			b, err := bus.NewAMQP(ctx, bus.AMQPConfig{URL: cfg.AMQPURL, Name: "pipeops serve", Log: log})
+			if err != nil {
+				return fmt.Errorf("connect to the broker: %w", err)
+			}
+			defer b.Close()
+			l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", cfg.Listen)
+			if err != nil {
+				return fmt.Errorf("listen on PIPEOPS_LISTEN: %w", err)
+			}
+			log.InfoContext(ctx, "serving", "url", cfg.URL)
+			return serve(ctx, cfg, core, b, l, log)
+		},
+	}
+}
+
+// serve runs the control plane until ctx ends.
+func serve(ctx context.Context, cfg config.Config, c *core, b bus.Bus, l net.Listener, log *slog.Logger) error {
+	a := access{c}
+	remote, err := gitremote.New(gitremote.Config{
+		Root: filepath.Join(cfg.Home, "git"), Receiver: c.commands, Projects: a, Access: a, Leader: c.leaders,
+		Seal: c.deliveries.Seal, Subject: a.actorID, NewID: newID, Log: log,
+	})
+	if err != nil {
+		return fmt.Errorf("git remote: %w", err)
+	}
+	hooks, err := webhook.New(webhook.Config{Receiver: c.commands, Secrets: a, Seal: c.deliveries.Seal, Subject: a.actorID, NewID: newID, Log: log})
+	if err != nil {
+		return err
+	}
+	projector, err := projections.New(projections.Config{Store: c.store, Opener: c.subjects.OpenField, Log: log})
+	if err != nil {
+		return err
+	}
+	in := ingest.New(ingest.Config{Bus: b, Commands: c.commands, Keys: c.keys, Logs: c.logs, Now: now, Log: log})
+	api, err := newAPI(cfg, c, projector, log)
+	if err != nil {
+		return err
+	}
+	handler := routes(doors{api: api, hooks: hooks, remote: remote, health: &health{core: c, bus: b, projector: projector, ingest: in}})
+
+	g, ctx := errgroup.WithContext(ctx)
+	run := func(name string, f func(context.Context) error) {
+		g.Go(func() error {
+			if err := f(ctx); err != nil && context.Cause(ctx) == nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			return nil
+		})
+	}
+	run("event store", c.store.Run)
+	run("projections", projector.Run)
+	run("git remote", remote.Run)
+	run("ingest", in.Run)
+	run("claims", claims.New(claims.Config{Bus: b, Commands: c.commands, Leases: c.claims, Keys: c.keys, Secrets: a.jobSecrets, Now: now, Log: log}).Run)
+	run("policies", policies.New(policies.Config{Store: c.store, Commands: c.commands, Leader: c.leaders, NewID: newID, Now: now, Log: log}).Run)
+	run("schedule", schedule.New(schedule.Config{Store: c.store, Commands: c.commands, Bus: b, Leader: c.leaders, Leases: c.claims, Now: now, Log: log}).Run)
+	run("relay", relay.New(relay.Config{Store: c.store, Bus: b, Leader: c.leaders, Log: log}).Run)
+	run("http", func(ctx context.Context) error { return serveHTTP(ctx, l, handler) })
+	return g.Wait()
+}
+
+// serveHTTP serves until ctx ends, then lets requests finish for a while.
+func serveHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
+	server := &http.Server{
+		Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
+		BaseContext: func(net.Listener) context.Context { return ctx },
+	}
+	done := make(chan error, 1)
+	go func() {
+		<-ctx.Done()
+		grace, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), shutdownGrace, errors.New("requests took too long to end"))
+		defer cancel()
+		done <- server.Shutdown(grace)
+	}()
+	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return <-done
+}
