@@ -52,7 +52,7 @@ func StartBuildkitd(ctx context.Context, c Config, registry string) (string, err
 		return "", err
 	}
 	var config bytes.Buffer
-	if err := buildkitdTemplate.Execute(&config, map[string]string{"Folder": folder, "Registry": registry}); err != nil {
+	if err := buildkitdTemplate.Execute(&config, map[string]string{"Folder": folder, "Registry": registry, "Cgroup": cgroup(c.Home)}); err != nil {
 		return "", err
 	}
 	if err := writeFile(filepath.Join(folder, "buildkitd.toml"), config.Bytes(), 0o600); err != nil {
@@ -80,10 +80,12 @@ func StopBuildkitd(ctx context.Context, c Config) error {
 		return err
 	}
 	defer unlock()
-	return errors.Join(
+	err = errors.Join(
 		end(ctx, c, "buildkitd", syscall.SIGTERM, 10*time.Second),
 		clearContainers(ctx, filepath.Join(c.Home, "buildkitd")),
 	)
+	removeCgroup(c.Home, "buildkit")
+	return err
 }
 
 // accepts wants a connection to be accepted there.

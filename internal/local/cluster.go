@@ -31,6 +31,7 @@ const (
 	serviceCIDR  = "10.96.0.0/16"
 	apiService   = "10.96.0.1"
 	bridge       = "pipeops0"
+	networkName  = "pipeops"
 	clusterState = "/run/pipeops" // what is machine-wide: the lock, and the marker of who has the cluster
 )
 
@@ -170,7 +171,7 @@ func newCluster(ctx context.Context, c Config, registry string) (cluster, error)
 		}
 		k.ports[name] = port
 	}
-	if err := fitsSocket(filepath.Join(k.folder(), "containerd", "containerd.sock.ttrpc")); err != nil {
+	if err := fitsSocket(filepath.Join(k.folder(), "kubelet", "pod-resources", "kubelet.sock")); err != nil {
 		return k, err
 	}
 	for _, folder := range []string{"cni", "containerd", "kubelet"} {
@@ -233,7 +234,7 @@ func (k *cluster) writeFiles() error {
 	}
 	values := map[string]string{
 		"Folder": k.folder(), "Node": nodeName, "NodeAddress": nodeAddress, "PodCIDR": podCIDR, "NodePodCIDR": nodePodCIDR,
-		"Bridge": bridge, "Plugins": k.pluginsFolder(), "Registry": k.registry, "Pause": k.pauseImage(),
+		"Bridge": bridge, "Network": networkName, "Cgroup": cgroup(k.Home), "Plugins": k.pluginsFolder(), "Registry": k.registry, "Pause": k.pauseImage(),
 		"KubeletHealth": strconv.Itoa(k.ports["kubelet-health"]), "ProxyHealth": strconv.Itoa(k.ports["kube-proxy-health"]),
 		"ResolvConf": resolvConf(), "API": loopback(k.ports["apiserver"]), "CA": base64.StdEncoding.EncodeToString(authority),
 	}
@@ -284,6 +285,9 @@ func (k cluster) start(ctx context.Context) error {
 	}
 	if err := writeFile(markerFile(), content, 0o644); err != nil {
 		return err
+	}
+	if err := makeCgroup(cgroup(k.Home)); err != nil {
+		return fmt.Errorf("make the control group of the local cluster's pods: %w", err)
 	}
 	if err := k.prepareNetwork(ctx); err != nil {
 		return fmt.Errorf("prepare the local cluster's network: %w", err)

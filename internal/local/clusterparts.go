@@ -37,7 +37,7 @@ func (k cluster) daemons() []daemon {
 	containerd := daemon{
 		part: clusterPart("containerd"), path: k.programs["containerd"], args: []string{"-c", file("containerd/containerd.toml")},
 		before: k.pushPause, within: time.Minute,
-		ready: func(ctx context.Context) error { return accepts(ctx, "unix", file("containerd/containerd.sock")) },
+		ready: func(ctx context.Context) error { return accepts(ctx, "unix", file("containerd/sock")) },
 	}
 	return []daemon{
 		{
@@ -67,18 +67,22 @@ func (k cluster) daemons() []daemon {
 		containerd,
 		kube("kubelet", "kubelet", healthy("kubelet-health"),
 			"--config", file("kubelet.yaml"), "--kubeconfig", file("node.kubeconfig"), "--hostname-override", nodeName, "--node-ip", nodeAddress,
-			"--root-dir", file("kubelet/root"), "--cert-dir", file("kubelet/certificates")),
+			"--root-dir", file("kubelet"), "--cert-dir", file("kubelet/certificates")),
 		kube("kube-proxy", "kube-proxy", healthy("kube-proxy-health"), "--config", file("kube-proxy.yaml")),
 	}
 }
 
 // get asks the API server as the administrator; the answer, if wanted, is decoded from JSON.
 func (k cluster) get(ctx context.Context, path string, answer any) error {
+	return k.ask(ctx, http.MethodGet, path, http.NoBody, answer)
+}
+
+func (k cluster) ask(ctx context.Context, method, path string, body io.Reader, answer any) error {
 	pool, err := k.pki.pool()
 	if err != nil {
 		return err
 	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+loopback(k.ports["apiserver"])+path, http.NoBody)
+	request, err := http.NewRequestWithContext(ctx, method, "https://"+loopback(k.ports["apiserver"])+path, body)
 	if err != nil {
 		return err
 	}
@@ -89,8 +93,8 @@ func (k cluster) get(ctx context.Context, path string, answer any) error {
 		return err
 	}
 	defer response.Body.Close()
-	if response.StatusCode != http.StatusOK {
-		return fmt.Errorf("the API server answers %s to %s", response.Status, path)
+	if response.StatusCode >= http.StatusMultipleChoices {
+		return fmt.Errorf("the API server answers %s to %s %s", response.Status, method, path)
 	}
 	if answer == nil {
 		return nil

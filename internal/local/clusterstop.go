@@ -19,7 +19,7 @@ func (k cluster) stop(ctx context.Context) error {
 	}
 	// First who would start containers anew, then the containers, then the rest.
 	problems := []error{finish("kubelet", 10*time.Second), finish("kube-proxy", 5*time.Second)}
-	sockets := k.shimSockets()
+	farFiles := k.farFiles()
 	problems = append(problems,
 		clearContainers(ctx, k.folder()),
 		finish("containerd", 10*time.Second), // its shims go by its mark
@@ -28,13 +28,10 @@ func (k cluster) stop(ctx context.Context) error {
 	for _, part := range []string{"scheduler", "controller-manager", "apiserver", "etcd"} {
 		problems = append(problems, finish(part, 15*time.Second))
 	}
-	for _, socket := range sockets {
-		problems = append(problems, ignoring(os.Remove(socket), os.ErrNotExist))
-	}
-	removeIfEmpty("/run/containerd/s", "/run/containerd")
+	problems = append(problems, removeFarFiles(farFiles))
+	removeCgroup(k.Home, "kubepods")
 	if len(otherClusters()) == 0 {
 		problems = append(problems, k.clearNetwork(ctx))
-		removeEmptyCgroups("kubepods")
 	}
 	if err := errors.Join(problems...); err != nil {
 		return err
@@ -42,16 +39,39 @@ func (k cluster) stop(ctx context.Context) error {
 	return ignoring(os.Remove(markerFile()), os.ErrNotExist)
 }
 
-// shimSockets lists the sockets of the containers' shims: they lie outside of our folders.
-func (k cluster) shimSockets() []string {
-	files, _ := filepath.Glob(filepath.Join(k.folder(), "containerd/state/io.containerd.runtime.v2.task/*/*/address"))
-	var sockets []string
-	for _, file := range files {
-		if content, err := os.ReadFile(file); err == nil { //nolint:gosec // in our folder
-			sockets = append(sockets, strings.TrimPrefix(strings.TrimSpace(string(content)), "unix://"))
+// farFiles lists what containers have outside of our folders: their shims' sockets and the network plugins' notes.
+func (k cluster) farFiles() []string {
+	tasks, _ := filepath.Glob(filepath.Join(k.folder(), "containerd/state/io.containerd.runtime.v2.task/*/*"))
+	var files []string
+	for _, task := range tasks {
+		if socket, err := os.ReadFile(filepath.Join(task, "address")); err == nil { //nolint:gosec // in our folder
+			files = append(files, strings.TrimPrefix(strings.TrimSpace(string(socket)), "unix://"))
+		}
+		notes, _ := filepath.Glob("/var/lib/cni/results/*-" + filepath.Base(task) + "-*")
+		files = append(files, notes...)
+	}
+	links, _ := filepath.Glob("/var/log/containers/*")
+	for _, link := range links {
+		if target, err := os.Readlink(link); err == nil && strings.HasPrefix(target, k.folder()+"/") {
+			files = append(files, link)
 		}
 	}
-	return sockets
+	return files
+}
+
+// removeFarFiles removes those, what the kubelet keeps for device plugins, and the folders if they are empty then.
+func removeFarFiles(files []string) error {
+	if len(otherClusters()) == 0 {
+		plugins, _ := filepath.Glob("/var/lib/kubelet/device-plugins/*")
+		files = append(files, plugins...)
+	}
+	var problems []error
+	for _, file := range files {
+		problems = append(problems, ignoring(os.Remove(file), os.ErrNotExist))
+	}
+	removeIfEmpty("/run/containerd/s", "/run/containerd", "/var/lib/cni/results", "/var/lib/cni", "/var/log/containers",
+		"/var/lib/kubelet/device-plugins", "/var/lib/kubelet")
+	return errors.Join(problems...)
 }
 
 // otherClusters names the processes of a Kubernetes that isn't ours but shares our network.
@@ -79,23 +99,5 @@ func otherClusters() []string {
 func removeIfEmpty(folders ...string) {
 	for _, folder := range folders {
 		_ = os.Remove(folder) // refuses when something is in it
-	}
-}
-
-// removeEmptyCgroups removes that cgroup and those below it in every hierarchy; the kernel keeps what holds processes.
-func removeEmptyCgroups(name string) {
-	for _, pattern := range []string{"/sys/fs/cgroup/" + name, "/sys/fs/cgroup/*/" + name} {
-		roots, _ := filepath.Glob(pattern)
-		for _, root := range roots {
-			var folders []string
-			_ = filepath.WalkDir(root, func(path string, entry os.DirEntry, err error) error {
-				if err == nil && entry.IsDir() {
-					folders = append(folders, path)
-				}
-				return nil
-			})
-			slices.Reverse(folders)
-			removeIfEmpty(folders...)
-		}
 	}
 }

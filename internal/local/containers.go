@@ -25,7 +25,8 @@ func clearContainers(ctx context.Context, folder string) error {
 	}
 	var problems []error
 	for _, mount := range mounts {
-		if err := syscall.Unmount(mount, syscall.MNT_DETACH); err != nil {
+		// EINVAL: whoever mounted it was quicker.
+		if err := ignoring(syscall.Unmount(mount, syscall.MNT_DETACH), syscall.EINVAL); err != nil {
 			problems = append(problems, fmt.Errorf("unmount %s: %w", mount, err))
 		}
 	}
