@@ -2,11 +2,13 @@ package projections
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/pipeops/pipeops/domain"
@@ -88,19 +90,22 @@ func (p *Projector) Status(ctx context.Context) ([]ProjectionStatus, error) {
 func (p *Projector) checkpoints(ctx context.Context) (map[string]ProjectionStatus, error) {
 	rows, err := p.config.Pool.Query(ctx, `SELECT name, epoch, position, moved_at, stopped_position, stopped_event,
 		stopped_error, stopped_at FROM projections.checkpoints`)
-	if err != nil {
-		return nil, fmt.Errorf("read the checkpoints of the projections: %w", err)
-	}
 	out := map[string]ProjectionStatus{}
-	var s ProjectionStatus
-	var stoppedAt *time.Time
-	_, err = pgx.ForEachRow(rows, []any{
-		&s.Table, &s.Cursor.LogEpoch, &s.Cursor.Position, &s.MovedAt, &s.StoppedPosition, &s.StoppedEvent, &s.StoppedError, &stoppedAt,
-	}, func() error {
-		s.StoppedAt = deref(stoppedAt)
-		out[s.Table] = s
-		return nil
-	})
+	if err == nil {
+		var s ProjectionStatus
+		var stoppedAt *time.Time
+		_, err = pgx.ForEachRow(rows, []any{
+			&s.Table, &s.Cursor.LogEpoch, &s.Cursor.Position, &s.MovedAt, &s.StoppedPosition, &s.StoppedEvent, &s.StoppedError, &stoppedAt,
+		}, func() error {
+			s.StoppedAt = deref(stoppedAt)
+			out[s.Table] = s
+			return nil
+		})
+	}
+	var refused *pgconn.PgError
+	if errors.As(err, &refused) && refused.Code == "42P01" {
+		return nil, nil // no projector has ever run: the tables are not made yet
+	}
 	if err != nil {
 		return nil, fmt.Errorf("read the checkpoints of the projections: %w", err)
 	}
@@ -119,33 +124,34 @@ func (p *Projector) Lag(ctx context.Context) (map[string]int64, error) {
 
 // marks are where this process knows the checkpoints to be, with a way to wait for them.
 type marks struct {
-	mu        sync.Mutex
-	positions map[string]int64
-	moves     map[string]uint64 // how often each has moved
-	changed   chan struct{}     // closed, and replaced, when one moves
+	mu      sync.Mutex
+	cursors map[string]domain.Cursor
+	moves   map[string]uint64 // how often each has moved
+	changed chan struct{}     // closed, and replaced, when one moves
 }
 
 func newMarks() *marks {
-	return &marks{positions: map[string]int64{}, moves: map[string]uint64{}, changed: make(chan struct{})}
+	return &marks{cursors: map[string]domain.Cursor{}, moves: map[string]uint64{}, changed: make(chan struct{})}
 }
 
-func (m *marks) reach(name string, position int64) {
+func (m *marks) reach(name string, cursor domain.Cursor) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.positions[name] == position {
+	if at, here := m.cursors[name]; here && at == cursor {
 		return
 	}
-	m.positions[name] = position
+	m.cursors[name] = cursor
 	m.moves[name]++
 	close(m.changed)
 	m.changed = make(chan struct{})
 }
 
-// of gives a projection's position, and what is closed when it may have changed.
-func (m *marks) of(name string) (position int64, changed <-chan struct{}) {
+// of gives a projection's checkpoint, if this process keeps it, and what is closed when that may have changed.
+func (m *marks) of(name string) (cursor domain.Cursor, here bool, changed <-chan struct{}) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.positions[name], m.changed
+	cursor, here = m.cursors[name]
+	return cursor, here, m.changed
 }
 
 // count gives how often any of these has moved, and what is closed when that may have changed.

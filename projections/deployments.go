@@ -26,9 +26,9 @@ type Deployment struct {
 	Running  bool // an attempt is under way
 	Undoing  bool // it has failed, and is being rolled back
 
-	Progress domain.RolloutProgressed // as the cluster showed it last
-	Behind   domain.DeploymentID      // that has the slot while this one waits for it
-	Previous *domain.Release          // that served when it started
+	Progress Progress            // as the cluster showed it last
+	Behind   domain.DeploymentID // that has the slot while this one waits for it
+	Previous *domain.Release     // that served when it started
 
 	Diagnosis         *domain.Diagnosis
 	RollbackDiagnosis *domain.Diagnosis
@@ -43,6 +43,15 @@ type Deployment struct {
 	StartedAt    time.Time
 	Deadline     time.Time // for the verdict
 	FinishedAt   time.Time
+}
+
+// Progress counts pods.
+type Progress struct {
+	Wanted    int
+	Updated   int
+	Ready     int
+	Available int
+	Message   string
 }
 
 var deployments = kind[Deployment]{"deployments", func(d Deployment) index {
@@ -68,7 +77,7 @@ func newDeployment(rec domain.Recorded, e domain.DeploymentRequested) Deployment
 	return Deployment{
 		ID: e.Deployment, Project: e.Project, ProjectName: e.ProjectName, Environment: e.Environment,
 		EnvironmentName: e.EnvironmentName, Namespace: e.Namespace, Service: e.Service, ServiceName: e.ServiceName,
-		Release: e.Release, Reason: e.Reason, Phase: domain.Waiting, Progress: domain.RolloutProgressed{Wanted: e.Spec.Replicas},
+		Release: e.Release, Reason: e.Reason, Phase: domain.Waiting, Progress: Progress{Wanted: e.Spec.Replicas},
 		Position: rec.Cursor.Position, RequestedAt: rec.RecordedAt, WaitingSince: rec.RecordedAt,
 	}
 }
@@ -80,7 +89,7 @@ func (d *Deployment) apply(at time.Time, e domain.Event) {
 	case domain.DeploymentStarted:
 		d.start(e, at)
 	case domain.RolloutProgressed:
-		d.Progress = e
+		d.Progress = Progress{e.Wanted, e.Updated, e.Ready, e.Available, e.Message}
 	case domain.AttemptLost:
 		d.Phase, d.Running, d.WaitingSince = domain.Waiting, false, at
 	case domain.DeploymentSucceeded:

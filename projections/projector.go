@@ -131,7 +131,7 @@ func (p *Projector) follow(ctx context.Context, at place) error {
 	if err != nil {
 		return err
 	}
-	p.marks.reach(at.name, cursor.Position)
+	p.marks.reach(at.name, cursor)
 	for batch, err := range p.config.Store.Subscribe(ctx, cursor, eventstore.Filter{}) {
 		if err != nil {
 			return err
@@ -140,7 +140,7 @@ func (p *Projector) follow(ctx context.Context, at place) error {
 			return err
 		}
 		cursor = batch.Cursor
-		p.marks.reach(at.name, cursor.Position)
+		p.marks.reach(at.name, cursor)
 	}
 	return context.Cause(ctx)
 }
@@ -181,7 +181,7 @@ func (p *Projector) step(ctx context.Context, at place, from domain.Cursor, batc
 		if _, err := p.commit(ctx, at, from, before, events); err != nil {
 			return err
 		}
-		p.marks.reach(at.name, before.Position)
+		p.marks.reach(at.name, before)
 	}
 	return &stoppedError{batch.Events[bad], err}
 }

@@ -232,28 +232,34 @@ func (q *Queries) wait(ctx context.Context, at At, from *projection) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, q.p.config.Patience, errImpatient)
 	defer cancel()
 	for {
-		position, changed := q.p.marks.of(from.name)
-		if position >= wanted {
+		at, here, changed := q.p.marks.of(from.name)
+		if here && q.reached(ctx, at, wanted) {
 			return nil
 		}
 		known, err := q.p.checkpoints(ctx) // another process may be ahead of this one
 		if err != nil && context.Cause(ctx) == nil {
 			return err
 		}
-		status := known[place{from, ""}.checkpoint()]
-		if status.Cursor.Position >= wanted {
+		status, there := known[place{from, ""}.checkpoint()]
+		if there && q.reached(ctx, status.Cursor, wanted) {
 			return nil
 		}
 		select {
 		case <-ctx.Done():
 			if errors.Is(context.Cause(ctx), errImpatient) {
-				return &BehindError{from.name, max(position, status.Cursor.Position), wanted, status.StoppedError}
+				return &BehindError{from.name, status.Cursor.Position, wanted, status.StoppedError}
 			}
 			return context.Cause(ctx)
 		case <-changed:
 		case <-time.After(time.Second):
 		}
 	}
+}
+
+// reached says whether a checkpoint has seen the position in the log that there is: after a restore of the log it may
+// still have seen another one.
+func (q *Queries) reached(ctx context.Context, checkpoint domain.Cursor, wanted int64) bool {
+	return wanted == 0 || checkpoint.Position >= wanted && q.p.config.Store.Check(ctx, checkpoint) == nil
 }
 
 var errImpatient = errors.New("the read model did not catch up in time")
