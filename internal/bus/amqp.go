@@ -84,7 +84,7 @@ func NewAMQP(ctx context.Context, c AMQPConfig) (Bus, error) {
 		if refused(err) {
 			return nil, fmt.Errorf("connect to broker: %v", err) //nolint:errorlint // an AMQP error stays in here
 		}
-		c.Log.Warn("broker is away", "err", err)
+		c.Log.Warn("broker is away", "err", err.Error())
 		if !b.pause(ctx, failures) {
 			return nil, fmt.Errorf("connect to broker: %w: %w: %v", ErrUnavailable, context.Cause(ctx), err) //nolint:errorlint // see above
 		}
@@ -114,6 +114,7 @@ type rabbit struct {
 	mu         sync.Mutex
 	closed     bool
 	publishing sync.WaitGroup
+	ending     sync.WaitGroup // subscriptions that hand out nothing any more
 }
 
 func openRabbit(c AMQPConfig) (*rabbit, error) {
@@ -134,11 +135,10 @@ func openRabbit(c AMQPConfig) (*rabbit, error) {
 		QueueBind:       wm.QueueBindConfig{GenerateRoutingKey: func(string) string { return "" }},
 		Consume:         wm.ConsumeConfig{Qos: wm.QosConfig{PrefetchCount: 1}},
 	}
-	r := &rabbit{log: c.Log, out: out, in: in, subscriptions: config, confirmTimeout: c.ConfirmTimeout}
-	r.pool = newPublishers(c.Channels, func() (*wm.Publisher, error) {
-		return wm.NewPublisherWithConnection(config, watermillLog(out.log), out.conn)
-	})
-	return r, nil
+	return &rabbit{
+		log: c.Log, out: out, in: in, subscriptions: config,
+		pool: newPublishers(c.Channels, out, config), confirmTimeout: c.ConfirmTimeout,
+	}, nil
 }
 
 // publish answers when the broker has confirmed. Watermill's publisher knows no
@@ -157,7 +157,7 @@ func (r *rabbit) publish(ctx context.Context, to route, m Message) error {
 	r.publishing.Go(func() {
 		p, err := r.pool.take(ctx)
 		if err == nil {
-			err = p.Publish(topic(to), toWatermill(m, to.fleeting))
+			err = p.Publish(topic(to), toWatermill(m, to.survives()))
 			r.pool.put(p, err)
 		}
 		done <- err
@@ -187,7 +187,7 @@ func (r *rabbit) consume(ctx context.Context, q queue, readers int, settle func(
 	return together(ctx, readers, func(ctx context.Context, _ int) error {
 		for r.in.await(ctx) {
 			if err := r.subscribe(ctx, q, settle); err != nil {
-				r.log.Warn("queue cannot be consumed yet", "queue", q.name, "err", err)
+				r.log.Warn("queue cannot be consumed yet", "queue", q.name, "err", err.Error())
 				tick(ctx, again)
 			}
 		}
@@ -196,27 +196,27 @@ func (r *rabbit) consume(ctx context.Context, q queue, readers int, settle func(
 }
 
 // subscribe is one Watermill subscription, which holds one message at a time and
-// survives lost connections. It returns nil when ctx has ended.
+// survives lost connections. It returns nil when ctx has ended, and the message
+// that was being handled has been settled.
 func (r *rabbit) subscribe(ctx context.Context, q queue, settle func(context.Context, Message) bool) error {
-	s, err := wm.NewSubscriberWithConnection(r.subscriptions, watermillLog(r.in.log), r.in.conn)
+	s, err := wm.NewSubscriberWithConnection(r.subscriptions, watermillLog{r.in}, r.in.conn)
 	if err != nil {
 		return err
 	}
-	// Not ended by ctx: a subscription's end takes the message that is being handled with it.
-	live, end := context.WithCancelCause(context.WithoutCancel(ctx))
-	messages, err := s.Subscribe(live, q.name)
+	// Not ended by ctx: a subscription takes with it the message that is being handled.
+	messages, err := s.Subscribe(context.WithoutCancel(ctx), q.name)
 	if err != nil {
-		end(err)
 		return err
 	}
-	for running := true; running; {
+	// The end waits for the broker, which may be away; close waits for the end.
+	defer r.ending.Go(func() { _ = s.Close() }) // it always gives nil
+	for {
 		select {
 		case <-ctx.Done():
-			running = false
+			return nil
 		case w, ok := <-messages:
 			if !ok {
-				running = false
-				break
+				return nil
 			}
 			if settle(ctx, fromWatermill(w)) {
 				w.Ack()
@@ -226,8 +226,6 @@ func (r *rabbit) subscribe(ctx context.Context, q queue, settle func(context.Con
 			<-w.Context().Done() // by then Watermill has told the broker
 		}
 	}
-	end(errLinkClosed)
-	return s.Close()
 }
 
 func (r *rabbit) connectedSince() (time.Time, bool) {
@@ -243,20 +241,24 @@ func (r *rabbit) connectedSince() (time.Time, bool) {
 }
 
 // close lets publishers end first: Watermill panics when a channel is closed in
-// order under a publisher.
+// order under a publisher. One that still waits after closeLimit ends with its
+// connection.
 func (r *rabbit) close() error {
 	r.mu.Lock()
 	r.closed = true
 	r.mu.Unlock()
-	done := make(chan struct{})
-	go func() { r.publishing.Wait(); close(done) }()
+	published := make(chan struct{})
+	go func() { r.publishing.Wait(); close(published) }()
 	timer := time.NewTimer(closeLimit)
 	defer timer.Stop()
 	select {
-	case <-done:
+	case <-published:
 	case <-timer.C:
-		r.out.cut()
-		<-done
 	}
-	return errors.Join(r.in.close(), r.out.close())
+	err := together(context.Background(), 2, func(_ context.Context, i int) error {
+		return [...]*link{r.in, r.out}[i].close()
+	})
+	<-published
+	r.ending.Wait()
+	return err
 }

@@ -71,7 +71,7 @@ func (c *client) PublishHeartbeat(ctx context.Context, h Heartbeat) error {
 
 func (c *client) PublishAnswer(ctx context.Context, incarnation string, a Answer) error {
 	q := replies(incarnation)
-	return c.send(ctx, "answer", route{exchange: q.exchange, key: q.key, fleeting: true}, a, nil)
+	return c.send(ctx, "answer", route{exchange: q.exchange, key: q.key}, a, nil)
 }
 
 func (c *client) PublishReport(ctx context.Context, r Report) error {

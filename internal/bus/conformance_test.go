@@ -335,7 +335,7 @@ func testUnreadable(t *testing.T, open opener) {
 		{Message{ID: id, Body: []byte(`{}`), Deliveries: 1}, `version "" is unknown`},
 		{Message{Version: WireVersion, Body: []byte(`{}`), Deliveries: 1}, "without an id"},
 	} {
-		must(t, b.(*client).publish(t.Context(), route{key: partition(3)}, broken.m))
+		must(t, b.(*client).publish(t.Context(), returnRoute(partition(3)), broken.m))
 		d := receive(t, dead, "dead letter")
 		if d.Queue != partition(3) || !strings.Contains(d.Reason, broken.reason) || string(d.Message.Body) != string(broken.m.Body) {
 			t.Errorf("got %+v, want reason %q", d, broken.reason)
@@ -348,7 +348,7 @@ func testUnreadable(t *testing.T, open opener) {
 
 func testDeadFails(t *testing.T, open opener) {
 	b := open(t)
-	must(t, b.(*client).publish(t.Context(), route{key: "claims"}, Message{ID: newID(), Version: "77", Body: []byte(`{}`), Deliveries: 1}))
+	must(t, b.(*client).publish(t.Context(), returnRoute("claims"), Message{ID: newID(), Version: "77", Body: []byte(`{}`), Deliveries: 1}))
 	background(t, func(ctx context.Context) error {
 		return b.ConsumeClaims(ctx, func(context.Context, Signed) error { return nil })
 	})

@@ -38,11 +38,10 @@ func declareQueue(ch *amqp.Channel, q queue) error {
 	if _, err := ch.QueueDeclare(q.name, !transient, transient, transient, false, q.arguments()); err != nil {
 		return fmt.Errorf("declare queue %s: %w", q.name, err)
 	}
-	if q.exchange == "" {
-		return nil
-	}
-	if err := ch.QueueBind(q.name, q.key, q.exchange, false, nil); err != nil {
-		return fmt.Errorf("bind queue %s: %w", q.name, err)
+	for _, from := range q.bindings() {
+		if err := ch.QueueBind(q.name, from.key, from.exchange, false, nil); err != nil {
+			return fmt.Errorf("bind queue %s: %w", q.name, err)
+		}
 	}
 	return nil
 }
@@ -59,8 +58,8 @@ func (q queue) arguments() amqp.Table {
 	a := amqp.Table{
 		"x-queue-type":              "quorum",
 		"x-delivery-limit":          int32(brokerLimit),
-		"x-dead-letter-exchange":    "", // the default exchange
-		"x-dead-letter-routing-key": deadQueue,
+		"x-dead-letter-exchange":    deadRoute.exchange,
+		"x-dead-letter-routing-key": deadRoute.key,
 		"x-dead-letter-strategy":    "at-least-once",
 		"x-overflow":                "reject-publish", // at-least-once wants it
 	}
@@ -82,7 +81,7 @@ func (builder) BuildTopology(ch *amqp.Channel, p wm.BuildTopologyParams, _ wm.Co
 	return declareQueue(ch, q)
 }
 
-// ExchangeDeclare does nothing: declare has run before anything is published.
+// ExchangeDeclare does nothing: see publisher.
 func (builder) ExchangeDeclare(*amqp.Channel, string, wm.Config) error { return nil }
 
 func topic(r route) string { return r.exchange + " " + r.key }

@@ -41,20 +41,21 @@ type memory struct {
 	closed chan struct{}
 
 	mu    sync.Mutex
-	bound map[route]*memoryQueue // by exchange and key, and by the queue's name alone
+	bound map[route]*memoryQueue
 }
 
 // bind declares q unless it is there.
 func (t *memory) bind(q queue) *memoryQueue {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if known := t.bound[route{key: q.name}]; known != nil {
-		return known
+	for _, from := range q.bindings() {
+		if known := t.bound[from]; known != nil {
+			return known
+		}
 	}
 	made := &memoryQueue{queue: q, limit: t.limit, active: make(chan struct{}, 1), changed: make(chan struct{})}
-	t.bound[route{key: q.name}] = made
-	if q.exchange != "" {
-		t.bound[route{exchange: q.exchange, key: q.key}] = made
+	for _, from := range q.bindings() {
+		t.bound[from] = made
 	}
 	return made
 }
@@ -62,8 +63,9 @@ func (t *memory) bind(q queue) *memoryQueue {
 func (t *memory) unbind(q queue) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	delete(t.bound, route{key: q.name})
-	delete(t.bound, route{exchange: q.exchange, key: q.key})
+	for _, from := range q.bindings() {
+		delete(t.bound, from)
+	}
 }
 
 func (t *memory) publish(ctx context.Context, r route, m Message) error {
@@ -73,12 +75,14 @@ func (t *memory) publish(ctx context.Context, r route, m Message) error {
 	default:
 	}
 	t.mu.Lock()
-	q := t.bound[route{exchange: r.exchange, key: r.key}]
+	q := t.bound[r]
 	t.mu.Unlock()
 	if q == nil {
 		return nil // as on AMQP: nobody is bound there
 	}
-	return q.push(ctx, m, r.returns, t.closed)
+	// What comes back takes the place of what is being handled, so a full queue
+	// takes it: else queue and handler would wait for each other.
+	return q.push(ctx, m, r == returnRoute(q.name) && r != deadRoute, t.closed)
 }
 
 func (t *memory) consume(ctx context.Context, q queue, readers int, settle func(context.Context, Message) bool) error {

@@ -38,7 +38,7 @@ const (
 	// dialLimit bounds a connect with its handshake.
 	dialLimit = 10 * time.Second
 	// closeLimit bounds what an orderly end may wait for the broker.
-	closeLimit = 5 * time.Second
+	closeLimit = 3 * time.Second
 	// look is how often a broken link looks whether it was mended.
 	look = 50 * time.Millisecond
 	// again is when something that the broker refused is asked for again.
@@ -62,7 +62,7 @@ func openLink(c AMQPConfig, name string, prepare func(*amqp.Channel) error) (*li
 			BackoffInitialInterval: 100 * time.Millisecond, BackoffRandomizationFactor: 0.5,
 			BackoffMultiplier: 1.5, BackoffMaxInterval: 2 * time.Second,
 		},
-	}, watermillLog(l.log))
+	}, watermillLog{l})
 	if err != nil {
 		return nil, err
 	}
@@ -213,7 +213,9 @@ func (l *link) close() error {
 			l.watcher.Wait()
 		}
 		l.lower()
-		done <- l.conn.Close()
+		err := l.conn.Close()
+		l.cut() // of a reconnect that was under way
+		done <- err
 	}()
 	timer := time.NewTimer(closeLimit)
 	defer timer.Stop()
@@ -226,9 +228,28 @@ func (l *link) close() error {
 	}
 }
 
-// watermillLog turns Watermill's words into ours: it mends by itself what it calls an error.
-func watermillLog(log *slog.Logger) watermill.LoggerAdapter {
-	return watermill.NewSlogLoggerWithLevelMapping(log, map[slog.Level]slog.Level{
-		slog.LevelError: slog.LevelWarn, slog.LevelInfo: slog.LevelDebug,
-	})
+// watermillLog is Watermill's log in our words. It mends by itself what it calls
+// an error, and of lost connections the link tells; what is left is a queue
+// that cannot be consumed while the link is up.
+type watermillLog struct{ *link }
+
+func (w watermillLog) Error(text string, err error, fields watermill.LogFields) {
+	level := slog.LevelDebug
+	if text == "Failed to prepare consume" || text == "Failed to start consuming messages" {
+		if _, up := w.isUp(); up {
+			level = slog.LevelWarn
+		}
+	}
+	// As text: the error may be a nil pointer, or print its stack.
+	w.log.Log(context.Background(), level, "watermill: "+text, "queue", fields["topic"], "err", fmt.Sprint(err))
 }
+
+func (w watermillLog) Info(text string, fields watermill.LogFields) { w.Debug(text, fields) }
+
+func (w watermillLog) Debug(text string, fields watermill.LogFields) {
+	w.log.Debug("watermill: "+text, "queue", fields["topic"])
+}
+
+func (watermillLog) Trace(string, watermill.LogFields) {}
+
+func (w watermillLog) With(watermill.LogFields) watermill.LoggerAdapter { return w }

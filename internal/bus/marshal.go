@@ -20,14 +20,14 @@ const (
 )
 
 // toWatermill gives Watermill's form of m.
-func toWatermill(m Message, fleeting bool) *message.Message {
+func toWatermill(m Message, survives bool) *message.Message {
 	w := message.NewMessage(m.ID, m.Body)
 	maps.Copy(w.Metadata, m.Headers)
 	w.Metadata[versionKey] = m.Version
 	if m.Deliveries > 1 {
 		w.Metadata[deliveriesKey] = strconv.Itoa(m.Deliveries)
 	}
-	if fleeting {
+	if !survives {
 		w.Metadata[fleetingKey] = "true"
 	}
 	return w

@@ -41,7 +41,7 @@ func (c *client) settle(ctx context.Context, q queue, m Message, h Handler) bool
 			log.Warn("message failed")
 			m.Deliveries++
 			if !q.inPlace {
-				return c.pause(ctx, m.Deliveries-1) && c.insist(ctx, route{key: q.name, returns: true}, m)
+				return c.pause(ctx, m.Deliveries-1) && c.insist(ctx, returnRoute(q.name), m)
 			}
 		}
 		if !c.pause(ctx, failures) {

@@ -20,14 +20,19 @@ var exchanges = map[string]string{
 	"pipeops.reports":   "direct",
 	"pipeops.logs":      "direct",
 	"pipeops.committed": "topic", // outsiders bind their own queues here
+	returns:             "direct",
 }
+
+// returns is where every kept queue is bound by its name, so that a message that
+// failed comes back to its own queue, or into jobs.dead.
+const returns = "pipeops.returns"
 
 const deadQueue = "jobs.dead"
 
-// queue is a queue with its one binding, and what happens to messages that fail.
+// queue is a queue with its binding, and what happens to messages that fail.
 type queue struct {
 	name     string
-	exchange string // empty: reached by its name only
+	exchange string // empty: bound to returns only
 	key      string
 	kind     queueKind
 	single   bool // one active consumer among all processes
@@ -36,6 +41,17 @@ type queue struct {
 	inPlace bool // a failed message is tried again before its successors; else behind them
 	tries   int  // deliveries at most; 0: the bus's MaxDeliveries; negative: no limit
 	drop    bool // what failed too often is dropped; else it goes to jobs.dead
+}
+
+// bindings are the routes that lead to q.
+func (q queue) bindings() (all []route) {
+	if q.exchange != "" {
+		all = append(all, route{exchange: q.exchange, key: q.key})
+	}
+	if q.kind == kept {
+		all = append(all, returnRoute(q.name))
+	}
+	return all
 }
 
 type queueKind int
@@ -80,11 +96,12 @@ func replies(incarnation string) queue {
 
 // route is where a message goes.
 type route struct {
-	exchange string // empty: key names the queue
+	exchange string
 	key      string
-	fleeting bool // needn't survive the broker
-	returns  bool // takes the place of a message that is being handled, so a full queue must take it
 }
+
+// returnRoute leads a message back to its queue.
+func returnRoute(queue string) route { return route{exchange: returns, key: queue} }
 
 func jobRoute(k Kind) route { return route{exchange: "pipeops.jobs", key: string(k)} }
 
@@ -100,9 +117,12 @@ func reportRoute(a domain.AttemptID) (route, error) {
 	return route{exchange: "pipeops.reports", key: partition(int(h.Sum32() % Partitions))}, nil
 }
 
+// survives tells whether a message there must outlive the broker.
+func (r route) survives() bool { return r != heartbeatRoute && r.exchange != "pipeops.replies" }
+
 var (
 	claimRoute     = route{exchange: "pipeops.claims", key: "claim"}
-	heartbeatRoute = route{exchange: "pipeops.claims", key: "heartbeat", fleeting: true}
+	heartbeatRoute = route{exchange: "pipeops.claims", key: "heartbeat"}
 	logRoute       = route{exchange: "pipeops.logs", key: "chunk"}
-	deadRoute      = route{key: deadQueue}
+	deadRoute      = returnRoute(deadQueue)
 )
