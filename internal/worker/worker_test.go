@@ -347,6 +347,7 @@ func TestCancelStopsTheAttemptWithinTwoSeconds(t *testing.T) {
 		b := start(t, bus.NewInProcess(bus.Config{}), hang(stopped), nil)
 		stream := b.want("bld_1")
 		b.Await(t, stream, workertest.Has[domain.BuildStarted])
+		synctest.Wait() // until it hangs
 		began := time.Now()
 		if err := b.Execute(domain.LoseBuildAttempt{Attempt: "bld_1.1", Reason: "lease lapsed"}); err != nil {
 			t.Fatal(err)
@@ -553,6 +554,7 @@ func TestStoppedWorkerReportsWhatItLeaves(t *testing.T) {
 		b := start(t, bus.NewInProcess(bus.Config{}), hang(stopped), nil)
 		stream := b.want("bld_1")
 		b.AwaitBeat(t, func(h bus.Heartbeat) bool { return len(h.Running) == 1 })
+		synctest.Wait() // until it hangs
 		b.stop()
 		if err := <-stopped; !errors.Is(err, worker.ErrStopped) {
 			t.Errorf("stopped by %v", err)
