@@ -1,6 +1,7 @@
 package diagnose
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strings"
@@ -79,95 +80,75 @@ var (
 	}
 )
 
-// ForeignError says that an object isn't this service's, so it isn't touched.
-type ForeignError struct {
-	Object string // "Deployment/web"
-	Why    string // what its labels say
-}
-
-func (e *ForeignError) Error() string { return e.Object + " isn't this service's: " + e.Why }
-
-// ZeroError says that somebody else keeps the replicas at zero.
-type ZeroError struct {
-	Manager string // who
-}
-
-func (e *ZeroError) Error() string { return "replicas are 0, set by " + e.Manager }
-
-// Refused explains why the API server, or our own check before, refuses what shall be applied. Step is what was being
-// done: "dry run", "apply".
+// Refused explains why the API server refuses what shall be applied. Step is what was being done: "dry run", "apply".
 func Refused(r domain.DeploymentRequested, step string, err error) domain.Diagnosis {
-	d := reasonOf(err).diagnosis(r, fact{where: waits, message: message(err)})
-	d.Step = step
-	return d
+	return told(reasonOf(err), r, step, err)
 }
 
 // Invalid is the diagnosis of a setting that can't be put into an object.
 func Invalid(r domain.DeploymentRequested, err error) domain.Diagnosis {
-	d := invalid.diagnosis(r, fact{message: err.Error()})
-	d.Step = "render"
-	return d
+	return told(&invalid, r, "render", err)
+}
+
+// Foreign is the diagnosis of an object of our name that isn't this service's.
+func Foreign(r domain.DeploymentRequested, err error) domain.Diagnosis {
+	return told(&foreign, r, "apply", err)
+}
+
+// ScaledToZero is the diagnosis of replicas that somebody else keeps at zero.
+func ScaledToZero(r domain.DeploymentRequested, err error) domain.Diagnosis {
+	return told(&scaledToZero, r, "apply", err)
 }
 
 // Paused is the diagnosis of a workload that somebody paused.
-func Paused(r domain.DeploymentRequested) domain.Diagnosis {
-	return paused.diagnosis(r, fact{message: "spec.paused is true"})
+func Paused(r domain.DeploymentRequested, err error) domain.Diagnosis {
+	return told(&paused, r, Step, err)
+}
+
+func told(a *advice, r domain.DeploymentRequested, step string, err error) domain.Diagnosis {
+	d := a.diagnosis(r, fact{message: message(err)})
+	d.Step = step
+	return d
 }
 
 func reasonOf(err error) *advice {
-	var foreignObject *ForeignError
-	var zero *ZeroError
 	text := strings.ToLower(err.Error())
 	switch {
-	case errors.As(err, &foreignObject):
-		return &foreign
-	case errors.As(err, &zero):
-		return &scaledToZero
 	case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
 		return &terminating
-	case len(Conflicts(err)) > 0:
+	case len(conflicts(err)) > 0:
 		return &conflict
 	case apierrors.IsInvalid(err), apierrors.IsBadRequest(err):
 		return &invalid
+	case strings.Contains(text, "failed calling webhook"):
+		return &webhookDown
 	case !apierrors.IsForbidden(err) && !strings.Contains(text, "admission webhook"):
 		return &refused
 	case strings.Contains(text, "exceeded quota"):
 		return &quota
+	case strings.Contains(text, "error looking up service account"):
+		return &serviceAccount
 	case strings.Contains(text, "cannot ") && strings.Contains(text, "in api group"):
 		return &forbidden
 	}
 	return &policyRefused
 }
 
-// Conflict is a field that another manager owns.
-type Conflict struct {
-	Field   string // ".spec.replicas"
-	Manager string // `"kubectl-edit" using apps/v1`
-}
-
-// Conflicts lists what a refused server-side apply names, nil for other errors.
-func Conflicts(err error) []Conflict {
+// conflicts lists what a refused server-side apply names: who owns which field.
+func conflicts(err error) []string {
 	var status apierrors.APIStatus
 	if !errors.As(err, &status) || status.Status().Details == nil {
 		return nil
 	}
-	var out []Conflict
+	var out []string
 	for _, c := range status.Status().Details.Causes {
 		if c.Type == metav1.CauseTypeFieldManagerConflict {
-			out = append(out, Conflict{Field: c.Field, Manager: strings.TrimPrefix(c.Message, "conflict with ")})
+			out = append(out, fmt.Sprintf("%s owns %s", strings.TrimPrefix(c.Message, "conflict with "), c.Field))
 		}
 	}
 	return out
 }
 
 func message(err error) string {
-	conflicts := Conflicts(err)
-	if len(conflicts) == 0 {
-		return err.Error()
-	}
-	var lines []string
-	for _, c := range conflicts {
-		lines = append(lines, fmt.Sprintf("%s owns %s", c.Manager, c.Field))
-	}
-	return strings.Join(lines, "; ")
+	return cmp.Or(strings.Join(conflicts(err), "; "), err.Error())
 }

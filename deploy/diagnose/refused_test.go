@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/pipeops/pipeops/deploy/diagnose"
+	"github.com/pipeops/pipeops/domain"
 )
 
 func TestEachRefusalOfTheServerHasItsDiagnosis(t *testing.T) {
@@ -35,8 +36,7 @@ func TestEachRefusalOfTheServerHasItsDiagnosis(t *testing.T) {
 				Type: metav1.CauseTypeFieldManagerConflict, Message: `conflict with "kubectl-edit" using apps/v1`, Field: `.spec.template.spec.containers[name="app"].image`,
 			}}, "Apply failed with 1 conflict"), "FIELD_CONFLICT", `"kubectl-edit" using apps/v1 owns .spec.template.spec.containers[name="app"].image`,
 		},
-		{"object of somebody else", &diagnose.ForeignError{Object: "Deployment/web", Why: "it has no label of PipeOps"}, "OBJECT_NOT_OURS", "Deployment/web"},
-		{"scaled to zero", &diagnose.ZeroError{Manager: `"kubectl"`}, "SCALED_TO_ZERO", "kubectl"},
+		{"webhook down", apierrors.NewInternalError(errors.New(`failed calling webhook "p.example": no endpoints available`)), "ADMISSION_UNREACHABLE", "p.example"},
 		{"anything else", apierrors.NewMethodNotSupported(pods, "patch"), "CLUSTER_REFUSED", "patch"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -46,5 +46,20 @@ func TestEachRefusalOfTheServerHasItsDiagnosis(t *testing.T) {
 				t.Errorf("got %+v, want %s with %q", d, row.code, row.says)
 			}
 		})
+	}
+}
+
+func TestOurOwnRefusalsHaveTheirDiagnoses(t *testing.T) {
+	t.Parallel()
+	err := errors.New("as it was said")
+	for code, d := range map[string]domain.Diagnosis{
+		"OBJECT_INVALID":  diagnose.Invalid(request(), err),
+		"OBJECT_NOT_OURS": diagnose.Foreign(request(), err),
+		"SCALED_TO_ZERO":  diagnose.ScaledToZero(request(), err),
+		"WORKLOAD_PAUSED": diagnose.Paused(request(), err),
+	} {
+		if d.Code != code || d.Error != err.Error() || d.Step == "" || len(d.Fixes) == 0 {
+			t.Errorf("got %+v, want %s", d, code)
+		}
 	}
 }

@@ -44,11 +44,10 @@ const (
 // ServicePort is where the Service answers.
 const ServicePort = 80
 
-// Objects are all objects of one service in one environment, in the order in which they are applied.
+// Objects are all objects of one service within the environment's namespace, in the order in which they are applied.
 type Objects struct {
-	Namespace *coreac.NamespaceApplyConfiguration
-	Service   *coreac.ServiceApplyConfiguration
-	Workload  *appsac.DeploymentApplyConfiguration
+	Service  *coreac.ServiceApplyConfiguration
+	Workload *appsac.DeploymentApplyConfiguration
 }
 
 // InvalidError says which setting can't be put into an object.
@@ -70,7 +69,7 @@ func Render(r domain.DeploymentRequested, apply domain.Step) (Objects, error) {
 	if err != nil {
 		return Objects{}, err
 	}
-	return Objects{Namespace: namespace(r), Service: service(r), Workload: w}, nil
+	return Objects{Service: service(r), Workload: w}, nil
 }
 
 // Address is where the service answers within the cluster: "hello.hello-production-a1b2c3.svc:80".

@@ -8,7 +8,8 @@ import (
 	"github.com/pipeops/pipeops/domain"
 )
 
-func namespace(r domain.DeploymentRequested) *coreac.NamespaceApplyConfiguration {
+// Namespace is the environment's.
+func Namespace(r domain.DeploymentRequested) *coreac.NamespaceApplyConfiguration {
 	return coreac.Namespace(r.Namespace).WithLabels(environmentLabels(r))
 }
 
