@@ -36,13 +36,20 @@ func (github) Signed(header http.Header, body, secret []byte) bool {
 // ID implements Provider: a redelivery keeps it.
 func (github) ID(header http.Header) string { return header.Get("X-GitHub-Delivery") }
 
+// githubEvent is what every event has.
 type githubEvent struct {
 	Sender struct {
 		Login string `json:"login"`
 	} `json:"sender"`
 }
 
+func (e githubEvent) delivery(kind string) Delivery {
+	return Delivery{Kind: kind, Sender: Person{Login: clip(e.Sender.Login, maxName)}}
+}
+
 type githubPush struct {
+	githubEvent
+
 	Ref     string `json:"ref"`
 	Before  string `json:"before"`
 	After   string `json:"after"`
@@ -73,22 +80,27 @@ func (github) Parse(header http.Header, body []byte) (Delivery, error) {
 	if err != nil {
 		return Delivery{}, err
 	}
-	var event githubEvent
-	if err := json.Unmarshal(text, &event); err != nil {
-		return Delivery{}, fmt.Errorf("the payload of a %s isn't the JSON of a GitHub event: %w", kind, err)
-	}
-	d := Delivery{Kind: kind, Sender: Person{Login: clip(event.Sender.Login, maxName)}}
-	if kind != "push" {
-		return d, nil
+	if kind != "push" { // fields of the same name mean other things there
+		var event githubEvent
+		err := json.Unmarshal(text, &event)
+		return event.delivery(kind), named(kind, err)
 	}
 	var push githubPush
 	if err := json.Unmarshal(text, &push); err != nil {
-		return Delivery{}, fmt.Errorf("the payload isn't the JSON of a GitHub push: %w", err)
+		return Delivery{}, named(kind, err)
 	}
-	return push.delivery(d)
+	return push.delivery()
 }
 
-func (p githubPush) delivery(d Delivery) (Delivery, error) {
+func named(kind string, err error) error {
+	if err != nil {
+		return fmt.Errorf("the payload isn't the JSON of GitHub's event %s: %w", kind, err)
+	}
+	return nil
+}
+
+func (p githubPush) delivery() (Delivery, error) {
+	d := p.githubEvent.delivery("push")
 	d.Ref, d.Before, d.After, d.Forced = p.Ref, p.Before, p.After, p.Forced
 	if p.Deleted {
 		d.After = strings.Repeat("0", 40)

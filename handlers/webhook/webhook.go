@@ -63,7 +63,7 @@ type Config struct {
 
 	MaxDeliveries int           // handled at the same time; default 64
 	ReadWithin    time.Duration // for a body to arrive; default 20 s
-	Within        time.Duration // for the rest; default 8 s: GitHub waits for 10
+	Within        time.Duration // for the rest; default 20 s: a sender may wait for less, but then it sends again what is recorded
 }
 
 // Validate says all that is wrong.
@@ -114,7 +114,7 @@ func New(cfg Config) (*Handler, error) {
 		cfg.ReadWithin = 20 * time.Second
 	}
 	if cfg.Within == 0 {
-		cfg.Within = 8 * time.Second
+		cfg.Within = 20 * time.Second
 	}
 	return &Handler{cfg: cfg, bodies: newBodies(cfg.MaxDeliveries, cfg.ReadWithin), dummy: []byte(cfg.NewID("none"))}, nil
 }
