@@ -84,7 +84,7 @@ func NewAMQP(ctx context.Context, c AMQPConfig) (Bus, error) {
 		if refused(err) {
 			return nil, fmt.Errorf("connect to broker: %v", err) //nolint:errorlint // an AMQP error stays in here
 		}
-		c.Log.Warn("broker is away", "err", err.Error())
+		c.Log.WarnContext(ctx, "broker is away", "err", err.Error())
 		if !b.pause(ctx, failures) {
 			return nil, fmt.Errorf("connect to broker: %w: %w: %v", ErrUnavailable, context.Cause(ctx), err) //nolint:errorlint // see above
 		}
@@ -187,7 +187,7 @@ func (r *rabbit) consume(ctx context.Context, q queue, readers int, settle func(
 	return together(ctx, readers, func(ctx context.Context, _ int) error {
 		for r.in.await(ctx) {
 			if err := r.subscribe(ctx, q, settle); err != nil {
-				r.log.Warn("queue cannot be consumed yet", "queue", q.name, "err", err.Error())
+				r.log.WarnContext(ctx, "queue cannot be consumed yet", "queue", q.name, "err", err.Error())
 				tick(ctx, again)
 			}
 		}

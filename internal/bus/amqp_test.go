@@ -16,6 +16,7 @@ import (
 
 // testLog shows what a failed test logged.
 func testLog(t *testing.T) *slog.Logger {
+	t.Helper()
 	return slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelInfo}))
 }
 
@@ -33,8 +34,12 @@ func openAMQP(t *testing.T, url string) Bus {
 func TestAMQP(t *testing.T) {
 	t.Parallel()
 	conformance(t, func(t *testing.T) opener {
+		t.Helper()
 		url := testenv.AMQP(t)
-		return func(t *testing.T) Bus { return openAMQP(t, url) }
+		return func(t *testing.T) Bus {
+			t.Helper()
+			return openAMQP(t, url)
+		}
 	})
 }
 

@@ -1,3 +1,4 @@
+//nolint:thelper // the functions in this file are tests, run on two buses
 package bus
 
 import (

@@ -82,7 +82,7 @@ func (t *memory) publish(ctx context.Context, r route, m Message) error {
 	}
 	// What comes back takes the place of what is being handled, so a full queue
 	// takes it: else queue and handler would wait for each other.
-	return q.push(ctx, m, r == returnRoute(q.name) && r != deadRoute, t.closed)
+	return q.push(ctx, m, r.exchange == returns, t.closed)
 }
 
 func (t *memory) consume(ctx context.Context, q queue, readers int, settle func(context.Context, Message) bool) error {

@@ -129,7 +129,7 @@ func (l *link) watch(ctx context.Context, lost <-chan *amqp.Error) {
 			return
 		case err := <-lost:
 			l.lower()
-			l.log.Warn("broker connection lost", "err", err)
+			l.log.WarnContext(ctx, "broker connection lost", "err", err)
 		}
 		for old := current; current == old; {
 			if !tick(ctx, look) {
@@ -141,7 +141,7 @@ func (l *link) watch(ctx context.Context, lost <-chan *amqp.Error) {
 		}
 		lost = current.NotifyClose(make(chan *amqp.Error, 1))
 		for err := l.raise(current); err != nil; err = l.raise(current) {
-			l.log.Warn("broker connection is not usable yet", "err", err)
+			l.log.WarnContext(ctx, "broker connection is not usable yet", "err", err)
 			if current.IsClosed() {
 				break // lost tells
 			}
@@ -150,7 +150,7 @@ func (l *link) watch(ctx context.Context, lost <-chan *amqp.Error) {
 			}
 		}
 		if _, up := l.isUp(); up {
-			l.log.Info("broker connection restored")
+			l.log.InfoContext(ctx, "broker connection restored")
 		}
 	}
 }
@@ -241,13 +241,13 @@ func (w watermillLog) Error(text string, err error, fields watermill.LogFields) 
 		}
 	}
 	// As text: the error may be a nil pointer, or print its stack.
-	w.log.Log(context.Background(), level, "watermill: "+text, "queue", fields["topic"], "err", fmt.Sprint(err))
+	w.log.Log(context.Background(), level, "watermill reports", "said", text, "queue", fields["topic"], "err", fmt.Sprint(err))
 }
 
 func (w watermillLog) Info(text string, fields watermill.LogFields) { w.Debug(text, fields) }
 
 func (w watermillLog) Debug(text string, fields watermill.LogFields) {
-	w.log.Debug("watermill: "+text, "queue", fields["topic"])
+	w.log.Debug("watermill reports", "said", text, "queue", fields["topic"])
 }
 
 func (watermillLog) Trace(string, watermill.LogFields) {}

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -189,7 +190,7 @@ func newGate(t *testing.T, url string) (g *gate, through string) {
 	g = &gate{}
 	g.Listener, err = new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	must(t, err)
-	target := net.JoinHostPort(uri.Host, fmt.Sprint(uri.Port))
+	target := net.JoinHostPort(uri.Host, strconv.Itoa(uri.Port))
 	g.open.Go(func() {
 		for {
 			in, err := g.Accept()

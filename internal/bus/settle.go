@@ -34,11 +34,11 @@ func (c *client) settle(ctx context.Context, q queue, m Message, h Handler) bool
 		case errors.As(err, &unreadable):
 			return c.bury(ctx, q, m, err, log)
 		case errors.As(err, &later):
-			log.Warn("message is tried again later")
+			log.WarnContext(ctx, "message is tried again later")
 		case m.Deliveries >= c.tries(q):
 			return c.bury(ctx, q, m, err, log)
 		default:
-			log.Warn("message failed")
+			log.WarnContext(ctx, "message failed")
 			m.Deliveries++
 			if !q.inPlace {
 				return c.pause(ctx, m.Deliveries-1) && c.insist(ctx, returnRoute(q.name), m)
@@ -56,7 +56,7 @@ func (c *client) settle(ctx context.Context, q queue, m Message, h Handler) bool
 func (c *client) call(ctx context.Context, m Message, h Handler) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			c.log.Error("message handler panicked", "message", m.ID, "err", p, "stack", string(debug.Stack()))
+			c.log.ErrorContext(ctx, "message handler panicked", "message", m.ID, "err", p, "stack", string(debug.Stack()))
 			err = fmt.Errorf("handler panicked: %v", p)
 		}
 	}()
@@ -77,10 +77,10 @@ func (c *client) tries(q queue) int {
 // bury ends the life of a message that nobody can handle.
 func (c *client) bury(ctx context.Context, q queue, m Message, reason error, log *slog.Logger) bool {
 	if q.drop {
-		log.Warn("message dropped")
+		log.WarnContext(ctx, "message dropped")
 		return true
 	}
-	log.Error("message is dead")
+	log.ErrorContext(ctx, "message is dead")
 	return c.insist(ctx, deadRoute, inter(q.name, m, reason.Error()))
 }
 
@@ -91,7 +91,7 @@ func (c *client) insist(ctx context.Context, to route, m Message) bool {
 		if err == nil {
 			return true
 		}
-		c.log.Warn("message could not be moved", "queue", to.key, "message", m.ID, "err", err)
+		c.log.WarnContext(ctx, "message could not be moved", "queue", to.key, "message", m.ID, "err", err)
 		if !c.pause(ctx, failures) {
 			return false
 		}

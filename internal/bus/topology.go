@@ -20,11 +20,12 @@ var exchanges = map[string]string{
 	"pipeops.reports":   "direct",
 	"pipeops.logs":      "direct",
 	"pipeops.committed": "topic", // outsiders bind their own queues here
+	"pipeops.dead":      "direct",
 	returns:             "direct",
 }
 
 // returns is where every kept queue is bound by its name, so that a message that
-// failed comes back to its own queue, or into jobs.dead.
+// failed comes back to its own queue only.
 const returns = "pipeops.returns"
 
 const deadQueue = "jobs.dead"
@@ -32,7 +33,7 @@ const deadQueue = "jobs.dead"
 // queue is a queue with its binding, and what happens to messages that fail.
 type queue struct {
 	name     string
-	exchange string // empty: bound to returns only
+	exchange string
 	key      string
 	kind     queueKind
 	single   bool // one active consumer among all processes
@@ -44,10 +45,8 @@ type queue struct {
 }
 
 // bindings are the routes that lead to q.
-func (q queue) bindings() (all []route) {
-	if q.exchange != "" {
-		all = append(all, route{exchange: q.exchange, key: q.key})
-	}
+func (q queue) bindings() []route {
+	all := []route{{exchange: q.exchange, key: q.key}}
 	if q.kind == kept {
 		all = append(all, returnRoute(q.name))
 	}
@@ -71,7 +70,7 @@ var queues = func() map[string]queue {
 		{name: "claims", exchange: "pipeops.claims", key: "claim", readers: 4},
 		{name: "heartbeats", exchange: "pipeops.claims", key: "heartbeat", kind: fleeting, readers: 1, tries: 1, drop: true},
 		{name: "logs", exchange: "pipeops.logs", key: "chunk", readers: 4},
-		{name: deadQueue, readers: 1, tries: -1},
+		{name: deadQueue, exchange: "pipeops.dead", key: "dead", readers: 1, tries: -1},
 	} {
 		all[q.name] = q
 	}
@@ -124,5 +123,5 @@ var (
 	claimRoute     = route{exchange: "pipeops.claims", key: "claim"}
 	heartbeatRoute = route{exchange: "pipeops.claims", key: "heartbeat"}
 	logRoute       = route{exchange: "pipeops.logs", key: "chunk"}
-	deadRoute      = returnRoute(deadQueue)
+	deadRoute      = route{exchange: "pipeops.dead", key: "dead"}
 )
