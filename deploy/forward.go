@@ -79,10 +79,9 @@ func newForwarder(c *rest.Config, client kubernetes.Interface, namespace, servic
 // run serves until ctx ends, and then waits for its connections, which it cuts.
 func (f *forwarder) run(ctx context.Context, l net.Listener) error {
 	ctx, stop := context.WithCancelCause(ctx)
-	defer stop(nil)
 	f.factory.StartWithContext(ctx)
-	defer f.factory.Shutdown()
-	defer stop(nil) // before the shutdown, which waits
+	defer f.factory.Shutdown() // which waits for the stop
+	defer stop(nil)
 	context.AfterFunc(ctx, func() { _ = l.Close() })
 	var open sync.WaitGroup
 	defer open.Wait()
@@ -194,4 +193,3 @@ func (f *forwarder) ready() []backendPod {
 	}
 	return out
 }
-
