@@ -78,14 +78,13 @@ func dockerHubAnswers(ctx context.Context) bool {
 	if err != nil {
 		return false
 	}
-	defer response.Body.Close()
+	defer response.Body.Close() //nolint:errcheck // only the status counts
 	return response.StatusCode == http.StatusOK || response.StatusCode == http.StatusUnauthorized
 }
 
 // baseImage is a base image before it is made.
 type baseImage struct {
 	names  []string // repository:tag, below library/
-	key    string   // what it is made from, without the CA bundle
 	config v1.Config
 	layers []layerFile
 }
@@ -159,10 +158,11 @@ func (b baseImage) push(ctx context.Context, c Config, registry string) error {
 
 func (b baseImage) fullKey(bundle []byte) string {
 	hash := sha256.New()
-	fmt.Fprintln(hash, b.key, b.config.Env, b.names)
+	parts := slices.Concat(b.config.Env, b.names)
 	for _, layer := range b.layers {
-		fmt.Fprintln(hash, layer.name)
+		parts = append(parts, layer.name)
 	}
+	hash.Write([]byte(strings.Join(parts, "\n")))
 	hash.Write(bundle)
 	return hex.EncodeToString(hash.Sum(nil))[:32]
 }

@@ -55,33 +55,36 @@ func golangImage(ctx context.Context) (baseImage, error) {
 	if err != nil {
 		return baseImage{}, &MissingError{What: "Go, of which the image is made,", Fix: "install it from https://go.dev/dl"}
 	}
-	var host struct{ GOROOT, GOVERSION string }
+	var host struct {
+		Root    string `json:"GOROOT"`
+		Version string `json:"GOVERSION"`
+	}
 	if err := json.Unmarshal(output, &host); err != nil {
 		return baseImage{}, err
 	}
-	minor := regexp.MustCompile(`^go(\d+\.\d+)`).FindStringSubmatch(host.GOVERSION)
+	minor := regexp.MustCompile(`^go(\d+\.\d+)`).FindStringSubmatch(host.Version)
 	if minor == nil {
-		return baseImage{}, fmt.Errorf("this machine's Go has the version %s, which isn't a release", host.GOVERSION)
+		return baseImage{}, fmt.Errorf("this machine's Go has the version %s, which isn't a release", host.Version)
 	}
 	settings, err := ownGoSettings(ctx)
 	if err != nil {
 		return baseImage{}, err
 	}
 	layer := layerFile{
-		name: host.GOVERSION + "-" + runtime.GOARCH,
+		name: host.Version + "-" + runtime.GOARCH,
 		make: func(_ context.Context, c Config, path string) error {
-			c.Progress("packing " + host.GOVERSION + " for the golang base image")
-			return writeGzip(path, func(out io.Writer) error { return packGo(out, host.GOROOT) })
+			c.Progress("packing " + host.Version + " for the golang base image")
+			return writeGzip(path, func(out io.Writer) error { return packGo(out, host.Root) })
 		},
 	}
 	return baseImage{
-		names:  []string{"golang:" + minor[1], "golang:" + strings.TrimPrefix(host.GOVERSION, "go"), "golang:" + minor[1] + "-bookworm"},
+		names:  []string{"golang:" + minor[1], "golang:" + strings.TrimPrefix(host.Version, "go"), "golang:" + minor[1] + "-bookworm"},
 		layers: []layerFile{debianLayer("ca-certificates", "git"), layer},
 		config: v1.Config{
 			Cmd: []string{"bash"}, WorkingDir: "/go",
 			Env: append([]string{
 				"PATH=/go/bin:/usr/local/go/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-				"GOPATH=/go", "GOTOOLCHAIN=local", "GOLANG_VERSION=" + strings.TrimPrefix(host.GOVERSION, "go"),
+				"GOPATH=/go", "GOTOOLCHAIN=local", "GOLANG_VERSION=" + strings.TrimPrefix(host.Version, "go"),
 			}, settings...),
 		},
 	}, nil
@@ -155,11 +158,11 @@ func packFile(archive *tar.Writer, file, packed string, entry fs.DirEntry) error
 	if err := archive.WriteHeader(header); err != nil || !info.Mode().IsRegular() {
 		return err
 	}
-	content, err := os.Open(file) //nolint:gosec // below GOROOT
+	content, err := os.Open(file)
 	if err != nil {
 		return err
 	}
-	defer content.Close()
+	defer content.Close() //nolint:errcheck // only read
 	_, err = io.Copy(archive, content)
 	return err
 }
@@ -170,7 +173,7 @@ func busyboxLayer() (layerFile, error) {
 	if err != nil {
 		return layerFile{}, &MissingError{What: "busybox", Fix: "apt-get install --no-install-recommends busybox-static"}
 	}
-	program, err := os.ReadFile(file) //nolint:gosec // found by us
+	program, err := os.ReadFile(file)
 	if err != nil {
 		return layerFile{}, err
 	}
@@ -238,7 +241,7 @@ func packContent(archive *tar.Writer, path string, content []byte, mode int64) e
 }
 
 func writeGzip(path string, fill func(io.Writer) error) error {
-	file, err := os.Create(path) //nolint:gosec // in the cache folder
+	file, err := os.Create(path)
 	if err != nil {
 		return err
 	}

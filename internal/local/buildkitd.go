@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"syscall"
 	"text/template"
 	"time"
 )
@@ -60,6 +59,7 @@ func StartBuildkitd(ctx context.Context, c Config, registry string) (string, err
 	}
 	part := daemon{
 		part: "buildkitd", path: program, within: 30 * time.Second,
+		files: []string{filepath.Join(folder, "buildkitd.toml")},
 		args:  []string{"--config", filepath.Join(folder, "buildkitd.toml"), "--addr", "unix://" + socket},
 		env:   []string{"BUILDKIT_STEP_LOG_MAX_SIZE=16777216", "BUILDKIT_STEP_LOG_MAX_SPEED=1048576"},
 		ready: func(ctx context.Context) error { return accepts(ctx, "unix", socket) },
@@ -81,7 +81,7 @@ func StopBuildkitd(ctx context.Context, c Config) error {
 	}
 	defer unlock()
 	err = errors.Join(
-		end(ctx, c, "buildkitd", syscall.SIGTERM, 10*time.Second),
+		end(ctx, c, "buildkitd", endingOf("buildkitd")),
 		clearContainers(ctx, filepath.Join(c.Home, "buildkitd")),
 	)
 	removeCgroup(c.Home, "buildkit")

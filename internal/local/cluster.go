@@ -136,8 +136,7 @@ type cluster struct {
 	registry string
 	pki      pki
 	ports    map[string]int
-	programs map[string]string // by name: kube, etcd, containerd
-	plugins  string            // folder of the network plugins
+	programs map[string]string // by name: kube, pause, etcd, containerd
 	admin    string            // the administrator's token
 }
 
@@ -151,7 +150,7 @@ func clusterPart(name string) string { return filepath.Join("cluster", name) }
 
 func (k cluster) anyAlive() bool {
 	for _, part := range clusterParts {
-		if id, err := readIdentity(identityFile(k.Home, clusterPart(part))); err == nil && id.alive() {
+		if started, err := readStarted(startedFile(k.Home, clusterPart(part))); err == nil && started.alive() {
 			return true
 		}
 	}
@@ -161,7 +160,8 @@ func (k cluster) anyAlive() bool {
 // newCluster finds the programs and writes what the parts read. Nothing of it changes while the cluster runs.
 func newCluster(ctx context.Context, c Config, registry string) (cluster, error) {
 	k := cluster{Config: c, registry: registry, pki: pki{filepath.Join(c.Home, "cluster", "pki")}, ports: map[string]int{}, programs: map[string]string{}}
-	if err := k.findPrograms(); err != nil {
+	err := k.findPrograms()
+	if err != nil {
 		return k, err
 	}
 	for _, name := range []string{"etcd", "etcd-peer", "apiserver", "kubelet-health", "kube-proxy-health"} {
@@ -184,13 +184,16 @@ func newCluster(ctx context.Context, c Config, registry string) (cluster, error)
 	if err := k.pki.ensure(names, addresses, net.ParseIP(nodeAddress)); err != nil {
 		return k, fmt.Errorf("make the local cluster's certificates: %w", err)
 	}
+	if k.admin, err = secret(filepath.Join(k.folder(), "admin-token")); err != nil {
+		return k, err
+	}
 	return k, k.writeFiles()
 }
 
 func (k cluster) findPrograms() error {
 	var problems []error
 	for _, tool := range []struct{ name, version, binary string }{
-		{"kube", KubernetesVersion, "kube"}, {"kube", KubernetesVersion, "pause"}, {"etcd", EtcdVersion, "etcd"},
+		{"kube", KubeVersion, "kube"}, {"kube", KubeVersion, "pause"}, {"etcd", EtcdVersion, "etcd"},
 	} {
 		path, err := k.tool(tool.name, tool.version, tool.binary)
 		problems = append(problems, err)
@@ -215,11 +218,7 @@ func (k cluster) pluginsFolder() string {
 	return ""
 }
 
-func (k *cluster) writeFiles() error {
-	var err error
-	if k.admin, err = secret(filepath.Join(k.folder(), "admin-token")); err != nil {
-		return err
-	}
+func (k cluster) writeFiles() error {
 	node, err := secret(filepath.Join(k.folder(), "node-token"))
 	if err != nil {
 		return err
@@ -273,7 +272,7 @@ func (k cluster) start(ctx context.Context) error {
 		if other := otherClusters(); len(other) > 0 {
 			return fmt.Errorf("another Kubernetes runs on this machine (%s); set KUBECONFIG to use it", other[0])
 		}
-		k.Progress("starting a local Kubernetes " + KubernetesVersion)
+		k.Progress("starting a local Kubernetes " + KubeVersion)
 	}
 	// The marker comes first: what follows is found and taken away by it, whatever happens.
 	content, err := json.Marshal(marker{Home: k.Home, Cache: k.Cache, Kubeconfig: k.kubeconfig(), Registry: k.registry})

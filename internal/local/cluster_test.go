@@ -28,7 +28,7 @@ func isolated(t *testing.T) bool {
 		enterIsolation(t)
 		return true
 	}
-	again := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v") //nolint:gosec // ourselves
+	again := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
 	again.Env = append(os.Environ(), mark+"=1")
 	again.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS}
 	output, err := again.CombinedOutput()
@@ -44,7 +44,7 @@ func enterIsolation(t *testing.T) {
 	overlay := fmt.Sprintf("lowerdir=/var/lib,upperdir=%s/upper,workdir=%s/work", layers, layers)
 	if err := errors.Join(
 		syscall.Mount("tmpfs", layers, "tmpfs", 0, ""),
-		os.Mkdir(layers+"/upper", 0o755), os.Mkdir(layers+"/work", 0o755), //nolint:gosec // becomes /var/lib
+		os.Mkdir(layers+"/upper", 0o755), os.Mkdir(layers+"/work", 0o755),
 		syscall.Mount("overlay", "/var/lib", "overlay", 0, overlay),
 		syscall.Mount("tmpfs", "/run", "tmpfs", 0, "mode=755"),
 		syscall.Mount("tmpfs", "/var/log", "tmpfs", 0, "mode=755"),
@@ -69,7 +69,7 @@ func traces(t *testing.T) map[string]string {
 		"find /run /var/log /var/lib/cni /var/lib/kubelet | grep -v ^/run/mount", // the program mount makes that
 	} {
 		// Without the status: grep has one when it finds nothing, find when a folder isn't there.
-		output, err := exec.CommandContext(t.Context(), "/bin/sh", "-c", "PATH=$PATH:/sbin:/usr/sbin; "+command+"; true").Output() //nolint:gosec // from the list above
+		output, err := exec.CommandContext(t.Context(), "/bin/sh", "-c", "PATH=$PATH:/sbin:/usr/sbin; "+command+"; true").Output()
 		if err != nil {
 			t.Fatalf("%s: %v", command, err)
 		}
@@ -87,17 +87,12 @@ func TestClusterRunsPodsIsMendedSharedAndGoesWithoutTrace(t *testing.T) {
 	if !isolated(t) {
 		return
 	}
-	if err := errors.Join(os.Mkdir(clusterState, 0o755), os.WriteFile(filepath.Join(clusterState, "cluster.lock"), nil, 0o600)); err != nil { //nolint:gosec // as in start
+	if err := errors.Join(os.Mkdir(clusterState, 0o755), os.WriteFile(filepath.Join(clusterState, "cluster.lock"), nil, 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	before := traces(t)
 	c := testHome(t)
-	program := filepath.Join(t.TempDir(), "registryd")
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", program, "github.com/pipeops/pipeops/internal/testenv/registryd") //nolint:gosec // our own
-	if output, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, output)
-	}
-	registry, err := StartRegistry(t.Context(), c, program, c.Home)
+	registry, err := StartRegistry(t.Context(), c, registryProgram(t), c.Home)
 	if err != nil {
 		t.Fatal(err)
 	}

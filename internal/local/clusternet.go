@@ -107,7 +107,7 @@ func (k cluster) restoreKernelSettings() error {
 	problems := []error{json.Unmarshal(content, &before)}
 	for setting, value := range before {
 		path := filepath.Join("/proc/sys", setting)
-		now, err := os.ReadFile(path) //nolint:gosec // from our list
+		now, err := os.ReadFile(path)
 		if err != nil || strings.TrimSpace(string(now)) == value {
 			continue
 		}

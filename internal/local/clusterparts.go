@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -32,10 +33,14 @@ func (k cluster) daemons() []daemon {
 		return func(ctx context.Context) error { return answers(ctx, "http://"+loopback(k.ports[port])+"/healthz") }
 	}
 	kube := func(part, component string, ready func(context.Context) error, args ...string) daemon {
-		return daemon{part: clusterPart(part), path: k.programs["kube"], args: append([]string{component}, args...), ready: ready, within: 2 * time.Minute}
+		return daemon{
+			part: clusterPart(part), path: k.programs["kube"], args: append([]string{component}, args...), within: 2 * time.Minute,
+			ready: ready, files: k.filesOf(part),
+		}
 	}
 	containerd := daemon{
 		part: clusterPart("containerd"), path: k.programs["containerd"], args: []string{"-c", file("containerd/containerd.toml")},
+		files:  []string{file("containerd/containerd.toml"), file("cni/10-pipeops.conflist")},
 		before: k.pushPause, within: time.Minute,
 		ready: func(ctx context.Context) error { return accepts(ctx, "unix", file("containerd/sock")) },
 	}
@@ -52,7 +57,7 @@ func (k cluster) daemons() []daemon {
 		},
 		kube("apiserver", "kube-apiserver", func(ctx context.Context) error { return k.get(ctx, "/readyz", nil) },
 			"--etcd-servers", etcd, "--service-cluster-ip-range", serviceCIDR, "--allow-privileged=true",
-			"--bind-address", "127.0.0.1", "--secure-port", fmt.Sprint(k.ports["apiserver"]), "--advertise-address", "127.0.0.1",
+			"--bind-address", "127.0.0.1", "--secure-port", strconv.Itoa(k.ports["apiserver"]), "--advertise-address", "127.0.0.1",
 			"--endpoint-reconciler-type", "none", "--anonymous-auth=false",
 			"--tls-cert-file", k.pki.path("apiserver.crt"), "--tls-private-key-file", k.pki.path("apiserver.key"),
 			"--token-auth-file", file("tokens.csv"), "--authorization-mode", "Node,RBAC",
@@ -70,6 +75,16 @@ func (k cluster) daemons() []daemon {
 			"--root-dir", file("kubelet"), "--cert-dir", file("kubelet/certificates")),
 		kube("kube-proxy", "kube-proxy", healthy("kube-proxy-health"), "--config", file("kube-proxy.yaml")),
 	}
+}
+
+// filesOf lists the configuration that a part reads once, when it starts.
+func (k cluster) filesOf(part string) []string {
+	files := map[string][]string{
+		"apiserver":  {k.pki.path("ca.crt"), filepath.Join(k.folder(), "tokens.csv")},
+		"kubelet":    {filepath.Join(k.folder(), "kubelet.yaml"), filepath.Join(k.folder(), "node.kubeconfig")},
+		"kube-proxy": {filepath.Join(k.folder(), "kube-proxy.yaml"), k.kubeconfig()},
+	}
+	return files[part]
 }
 
 // get asks the API server as the administrator; the answer, if wanted, is decoded from JSON.
@@ -92,7 +107,7 @@ func (k cluster) ask(ctx context.Context, method, path string, body io.Reader, a
 	if err != nil {
 		return err
 	}
-	defer response.Body.Close()
+	defer response.Body.Close() //nolint:errcheck // only read
 	if response.StatusCode >= http.StatusMultipleChoices {
 		return fmt.Errorf("the API server answers %s to %s %s", response.Status, method, path)
 	}
@@ -123,7 +138,7 @@ func (k cluster) nodeReady(ctx context.Context) error {
 }
 
 // pauseImage is the image of every pod's first process.
-func (k cluster) pauseImage() string { return k.registry + "/pipeops/pause:" + KubernetesVersion }
+func (k cluster) pauseImage() string { return k.registry + "/pipeops/pause:" + KubeVersion }
 
 // pushPause makes the pause image out of the one static program and pushes it.
 func (k cluster) pushPause(ctx context.Context) error {

@@ -8,25 +8,21 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
-	"time"
 )
 
 // stop ends the cluster of this home and takes away what it left. The caller holds the machine-wide lock.
 func (k cluster) stop(ctx context.Context) error {
-	finish := func(part string, grace time.Duration) error {
-		return end(ctx, k.Config, clusterPart(part), syscall.SIGTERM, grace)
-	}
+	finish := func(part string) error { return end(ctx, k.Config, clusterPart(part), endingOf(part)) }
 	// First who would start containers anew, then the containers, then the rest.
-	problems := []error{finish("kubelet", 10*time.Second), finish("kube-proxy", 5*time.Second)}
+	problems := []error{finish("kubelet"), finish("kube-proxy")}
 	farFiles := k.farFiles()
 	problems = append(problems,
 		clearContainers(ctx, k.folder()),
-		finish("containerd", 10*time.Second), // its shims go by its mark
+		finish("containerd"), // its shims go by its mark
 		clearContainers(ctx, k.folder()),
 	)
 	for _, part := range []string{"scheduler", "controller-manager", "apiserver", "etcd"} {
-		problems = append(problems, finish(part, 15*time.Second))
+		problems = append(problems, finish(part))
 	}
 	problems = append(problems, removeFarFiles(farFiles))
 	removeCgroup(k.Home, "kubepods")
@@ -44,7 +40,7 @@ func (k cluster) farFiles() []string {
 	tasks, _ := filepath.Glob(filepath.Join(k.folder(), "containerd/state/io.containerd.runtime.v2.task/*/*"))
 	var files []string
 	for _, task := range tasks {
-		if socket, err := os.ReadFile(filepath.Join(task, "address")); err == nil { //nolint:gosec // in our folder
+		if socket, err := os.ReadFile(filepath.Join(task, "address")); err == nil {
 			files = append(files, strings.TrimPrefix(strings.TrimSpace(string(socket)), "unix://"))
 		}
 		notes, _ := filepath.Glob("/var/lib/cni/results/*-" + filepath.Base(task) + "-*")

@@ -2,10 +2,13 @@ package local
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -21,14 +24,23 @@ type daemon struct {
 	before func(context.Context) error // called before a new process is started; nil: nothing
 	ready  func(context.Context) error
 	within time.Duration // from start to ready
+	files  []string      // configuration files: a process that was started with other content is replaced
 }
 
 // start adopts the running process of this part or starts one, and returns once it is ready.
 // The caller holds the part's lock.
 func (d daemon) start(ctx context.Context, c Config) error {
-	if process, found := d.running(c); found {
-		err := d.awaitReady(ctx, process)
-		if !errors.Is(err, errEnded) {
+	form, err := d.form()
+	if err != nil {
+		return d.explain(c, err)
+	}
+	if process, found := d.running(c, form); found {
+		if process.Form != form {
+			c.Log.InfoContext(ctx, "part replaced, because its program or configuration is another now", "part", d.part)
+			if err := end(ctx, c, d.part, endingOf(d.part)); err != nil {
+				return err
+			}
+		} else if err := d.awaitReady(ctx, process.identity); !errors.Is(err, errEnded) {
 			return d.explain(c, err)
 		}
 	}
@@ -37,11 +49,11 @@ func (d daemon) start(ctx context.Context, c Config) error {
 			return fmt.Errorf("start %s: %w", d.part, err)
 		}
 	}
-	process, err := d.launch(c, filepath.Join(c.Home, d.part))
+	process, err := d.launch(c, filepath.Join(c.Home, d.part), form)
 	if err != nil {
 		return d.explain(c, err)
 	}
-	c.Log.Info("part started", "part", d.part, "pid", process.Pid)
+	c.Log.InfoContext(ctx, "part started", "part", d.part, "pid", process.Pid)
 	return d.explain(c, d.awaitReady(ctx, process))
 }
 
@@ -56,21 +68,38 @@ func (d daemon) explain(c Config, err error) error {
 
 // running finds the part's process by its identity file or, when its starter was killed before that was written, by
 // the mark in its environment.
-func (d daemon) running(c Config) (identity, bool) {
-	if id, err := readIdentity(identityFile(c.Home, d.part)); err == nil && id.alive() {
-		return id, true
+func (d daemon) running(c Config, form string) (startedPart, bool) {
+	if started, err := readStarted(startedFile(c.Home, d.part)); err == nil && started.alive() {
+		return started, true
 	}
 	commandLine := strings.Join(append([]string{d.path}, d.args...), "\x00") + "\x00"
 	for _, id := range marked(mark(c.Home, d.part)) {
 		found, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", id.Pid))
 		if err == nil && string(found) == commandLine {
-			return id, id.write(identityFile(c.Home, d.part)) == nil
+			started := startedPart{id, form}
+			return started, started.write(startedFile(c.Home, d.part)) == nil
 		}
 	}
-	return identity{}, false
+	return startedPart{}, false
 }
 
-func (d daemon) launch(c Config, folder string) (identity, error) {
+// form tells one way of starting the part from another: the command line, the environment and the configuration.
+func (d daemon) form() (string, error) {
+	hash := sha256.New()
+	for _, text := range slices.Concat([]string{d.path}, d.args, d.env) {
+		hash.Write(append([]byte(text), 0))
+	}
+	for _, file := range d.files {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			return "", err
+		}
+		hash.Write(append(content, 0))
+	}
+	return hex.EncodeToString(hash.Sum(nil)), nil
+}
+
+func (d daemon) launch(c Config, folder, form string) (identity, error) {
 	if err := os.MkdirAll(folder, 0o711); err != nil { //nolint:gosec // PostgreSQL's user passes through
 		return identity{}, err
 	}
@@ -82,12 +111,12 @@ func (d daemon) launch(c Config, folder string) (identity, error) {
 	if err != nil {
 		return identity{}, err
 	}
-	defer log.Close()
+	defer log.Close() //nolint:errcheck // the child has its own
 	null, err := os.Open(os.DevNull)
 	if err != nil {
 		return identity{}, err
 	}
-	defer null.Close()
+	defer null.Close() //nolint:errcheck // only read
 	attr := &os.ProcAttr{
 		Dir:   folder,
 		Env:   append(append(environment(), d.env...), mark(c.Home, d.part)),
@@ -106,7 +135,7 @@ func (d daemon) launch(c Config, folder string) (identity, error) {
 	if err != nil {
 		return identity{}, errEnded
 	}
-	if err := id.write(identityFile(c.Home, d.part)); err != nil {
+	if err := (startedPart{id, form}).write(startedFile(c.Home, d.part)); err != nil {
 		return identity{}, errors.Join(err, process.Kill())
 	}
 	return id, process.Release()
@@ -137,18 +166,35 @@ func (d daemon) awaitReady(ctx context.Context, process identity) error {
 	}
 }
 
-// end asks the part to stop by the signal, waits, and after grace kills what carries its mark.
-func end(ctx context.Context, c Config, part string, signal syscall.Signal, grace time.Duration) error {
-	file := identityFile(c.Home, part)
-	if id, err := readIdentity(file); err == nil && id.alive() {
-		if err := id.signal(signal); err != nil {
+// ending is how a part is asked to end, and how long it may take to.
+type ending struct {
+	signal syscall.Signal
+	grace  time.Duration
+}
+
+func endingOf(part string) ending {
+	switch part {
+	case "postgres":
+		return ending{syscall.SIGINT, 30 * time.Second} // fast shutdown: ends sessions and writes a checkpoint
+	case "rabbitmq":
+		return ending{syscall.SIGTERM, 30 * time.Second}
+	default:
+		return ending{syscall.SIGTERM, 10 * time.Second}
+	}
+}
+
+// end asks the part to end, waits, and after its grace kills what carries its mark.
+func end(ctx context.Context, c Config, part string, how ending) error {
+	file := startedFile(c.Home, part)
+	if started, err := readStarted(file); err == nil && started.alive() {
+		if err := started.signal(how.signal); err != nil {
 			return fmt.Errorf("stop %s: %w", part, err)
 		}
-		patience, cancel := context.WithTimeoutCause(ctx, grace, errors.New("still there"))
-		err := id.await(patience)
+		patience, cancel := context.WithTimeoutCause(ctx, how.grace, errors.New("still there"))
+		err := started.await(patience)
 		cancel()
 		if err != nil {
-			c.Log.Warn("part killed", "part", part, "pid", id.Pid, "after", grace)
+			c.Log.WarnContext(ctx, "part killed", "part", part, "pid", started.Pid, "after", how.grace)
 		}
 	}
 	for _, id := range marked(mark(c.Home, part)) {
@@ -156,13 +202,13 @@ func end(ctx context.Context, c Config, part string, signal syscall.Signal, grac
 			return fmt.Errorf("kill process %d of %s: %w", id.Pid, part, err)
 		}
 	}
-	if err := os.Remove(file); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := ignoring(os.Remove(file), os.ErrNotExist); err != nil {
 		return fmt.Errorf("forget %s: %w", part, err)
 	}
 	return nil
 }
 
-func identityFile(home, part string) string { return filepath.Join(home, part, "pid") }
+func startedFile(home, part string) string { return filepath.Join(home, part, "pid") }
 
 // mark stands in the environment of a part and of what it starts, so that they are found without an identity file.
 func mark(home, part string) string { return "PIPEOPS_PART=" + home + ":" + part }

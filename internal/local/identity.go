@@ -57,7 +57,7 @@ func (id identity) signal(signal syscall.Signal) error {
 	if err != nil {
 		return ignoring(err, syscall.ESRCH)
 	}
-	defer unix.Close(fd)
+	defer unix.Close(fd) //nolint:errcheck // only looked at
 	if !id.alive() {
 		return nil
 	}
@@ -70,10 +70,10 @@ func (id identity) await(ctx context.Context) error {
 	if err != nil {
 		return ignoring(err, syscall.ESRCH)
 	}
-	defer unix.Close(fd)
+	defer unix.Close(fd) //nolint:errcheck // only looked at
 	for id.alive() {
-		if ctx.Err() != nil { //nolint:forbidigo // the cause follows
-			return context.Cause(ctx)
+		if err := context.Cause(ctx); err != nil {
+			return err
 		}
 		// The pidfd becomes readable when the process ends; the timeout is for ctx.
 		_, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 100) //nolint:gosec // a file descriptor
@@ -84,21 +84,27 @@ func (id identity) await(ctx context.Context) error {
 	return nil
 }
 
-func (id identity) write(path string) error {
-	content, err := json.Marshal(id)
+// startedPart is what a home keeps of a part that was started: who it is, and the form that it was started in.
+type startedPart struct {
+	identity
+	Form string `json:"form"`
+}
+
+func (s startedPart) write(path string) error {
+	content, err := json.Marshal(s)
 	if err != nil {
 		return err
 	}
 	return writeFile(path, content, 0o600)
 }
 
-func readIdentity(path string) (identity, error) {
-	var id identity
+func readStarted(path string) (startedPart, error) {
+	var s startedPart
 	content, err := os.ReadFile(path)
 	if err != nil {
-		return id, err
+		return s, err
 	}
-	return id, json.Unmarshal(content, &id)
+	return s, json.Unmarshal(content, &s)
 }
 
 // marked returns the live processes with that variable, as name=value, in the environment that they started with.

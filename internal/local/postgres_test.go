@@ -16,7 +16,7 @@ func testHome(t *testing.T) Config {
 	t.Helper()
 	home, err := os.MkdirTemp("", "pipeops") //nolint:usetesting // t.TempDir is too long for sockets, and closed to others
 	if err == nil {
-		err = os.Chmod(home, 0o711) //nolint:gosec // see above
+		err = os.Chmod(home, 0o711)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -41,11 +41,11 @@ func testHome(t *testing.T) Config {
 
 func pid(t *testing.T, c Config, part string) identity {
 	t.Helper()
-	id, err := readIdentity(identityFile(c.Home, part))
+	started, err := readStarted(startedFile(c.Home, part))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return id
+	return started.identity
 }
 
 func execute(t *testing.T, url, statement string) {
@@ -78,7 +78,7 @@ func TestPostgresIsAdoptedAndKeepsPortAndRowsOverStopAndKill(t *testing.T) {
 	if again := start(); again != url || pid(t, c, "postgres") != first {
 		t.Errorf("second start: a new process, or another address")
 	}
-	if err := os.Remove(identityFile(c.Home, "postgres")); err != nil {
+	if err := os.Remove(startedFile(c.Home, "postgres")); err != nil {
 		t.Fatal(err)
 	}
 	if again := start(); again != url || pid(t, c, "postgres") != first {

@@ -40,12 +40,12 @@ func StartRabbitMQ(ctx context.Context, c Config) (Broker, error) {
 
 // StopRabbitMQ ends the node of that home in order, and its epmd.
 func StopRabbitMQ(ctx context.Context, c Config) error {
-	return stopPart(ctx, c, "rabbitmq", syscall.SIGTERM, 30*time.Second)
+	return stopPart(ctx, c, "rabbitmq", endingOf("rabbitmq"))
 }
 
 // KillRabbitMQ ends the node of that home at once, as a crash does; for tests of what others do then.
 func KillRabbitMQ(ctx context.Context, c Config) error {
-	return stopPart(ctx, c, "rabbitmq", syscall.SIGKILL, 30*time.Second)
+	return stopPart(ctx, c, "rabbitmq", ending{syscall.SIGKILL, 30 * time.Second})
 }
 
 func startRabbitMQ(ctx context.Context, c Config, server string) (Broker, error) {
@@ -88,6 +88,7 @@ log.connection.level = warning
 	broker := Broker{URL: address("amqp", "rabbitmq", "/"), Admin: address("http", "rabbitmq-admin", "")}
 	part := daemon{
 		part: "rabbitmq", path: server, within: 2 * time.Minute,
+		files: []string{filepath.Join(folder, "rabbitmq.conf"), filepath.Join(folder, "plugins")},
 		ready: func(ctx context.Context) error {
 			return answers(ctx, broker.Admin+"/api/health/checks/port-listener/"+strconv.Itoa(ports["rabbitmq"]))
 		},
@@ -122,7 +123,7 @@ func answers(ctx context.Context, address string) error {
 		// Not the whole error: it repeats the address, which may hold a password.
 		return fmt.Errorf("no answer from %s", request.URL.Host)
 	}
-	defer response.Body.Close()
+	defer response.Body.Close() //nolint:errcheck // only read
 	if response.StatusCode != http.StatusOK {
 		return fmt.Errorf("%s answers %s", request.URL.Host, response.Status)
 	}

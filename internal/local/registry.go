@@ -4,7 +4,6 @@ import (
 	"context"
 	"os"
 	"path/filepath"
-	"syscall"
 	"time"
 )
 
@@ -61,5 +60,5 @@ func StartRegistry(ctx context.Context, c Config, command ...string) (string, er
 
 // StopRegistry ends the registry's daemon of that home; the images stay.
 func StopRegistry(ctx context.Context, c Config) error {
-	return stopPart(ctx, c, "registry", syscall.SIGTERM, 10*time.Second)
+	return stopPart(ctx, c, "registry", endingOf("registry"))
 }

@@ -4,17 +4,14 @@ import (
 	"context"
 	"errors"
 	"path/filepath"
-	"syscall"
-	"time"
 )
 
 // StopPostgres ends the cluster of that home in order; its data stays.
 func StopPostgres(ctx context.Context, c Config) error {
-	// SIGINT: fast shutdown, which ends sessions and writes a checkpoint.
-	return stopPart(ctx, c, "postgres", syscall.SIGINT, 30*time.Second)
+	return stopPart(ctx, c, "postgres", endingOf("postgres"))
 }
 
-func stopPart(ctx context.Context, c Config, part string, signal syscall.Signal, grace time.Duration) error {
+func stopPart(ctx context.Context, c Config, part string, how ending) error {
 	c, err := c.withDefaults()
 	if err != nil {
 		return err
@@ -24,7 +21,7 @@ func stopPart(ctx context.Context, c Config, part string, signal syscall.Signal,
 		return err
 	}
 	defer unlock()
-	return end(ctx, c, part, signal, grace)
+	return end(ctx, c, part, how)
 }
 
 // Down ends every part of that home, whoever started it, and takes away what the parts left on the machine.
@@ -51,18 +48,18 @@ func Running(c Config) ([]Part, error) {
 	if err != nil {
 		return nil, err
 	}
-	files, err := filepath.Glob(identityFile(c.Home, "*"))
+	files, err := filepath.Glob(startedFile(c.Home, "*"))
 	if err != nil {
 		return nil, err
 	}
 	for _, part := range clusterParts {
-		files = append(files, identityFile(c.Home, clusterPart(part)))
+		files = append(files, startedFile(c.Home, clusterPart(part)))
 	}
 	var parts []Part
 	for _, file := range files {
-		if id, err := readIdentity(file); err == nil && id.alive() {
+		if started, err := readStarted(file); err == nil && started.alive() {
 			name, _ := filepath.Rel(c.Home, filepath.Dir(file))
-			parts = append(parts, Part{Name: name, Pid: id.Pid})
+			parts = append(parts, Part{Name: name, Pid: started.Pid})
 		}
 	}
 	return parts, nil

@@ -8,10 +8,10 @@ import (
 
 // Versions of the tools that tools/install builds; a test compares them with tools/*/go.mod.
 const (
-	KubernetesVersion = "1.37.2"
-	EtcdVersion       = "3.7.3"
-	BuildKitVersion   = "0.34.2"
-	LintVersion       = "2.15.0"
+	KubeVersion     = "1.37.2"
+	EtcdVersion     = "3.7.3"
+	BuildKitVersion = "0.34.2"
+	LintVersion     = "2.15.0"
 )
 
 // tool returns the path of a binary that tools/install built, or a MissingError.

@@ -9,7 +9,7 @@ import (
 func TestVersionsAreThoseOfTheToolsModules(t *testing.T) {
 	t.Parallel()
 	for tool, want := range map[string]struct{ module, version string }{
-		"kube":     {"k8s.io/kubernetes", KubernetesVersion},
+		"kube":     {"k8s.io/kubernetes", KubeVersion},
 		"etcd":     {"go.etcd.io/etcd/server/v3", EtcdVersion},
 		"buildkit": {"github.com/moby/buildkit", BuildKitVersion},
 		"lint":     {"github.com/golangci/golangci-lint/v2", LintVersion},

@@ -14,7 +14,7 @@ import (
 // Up starts every shared part and tells out what it is doing.
 func Up(ctx context.Context, out io.Writer) error {
 	c := Config()
-	c.Progress = func(text string) { fmt.Fprintln(out, text) }
+	c.Progress = func(text string) { _, _ = fmt.Fprintln(out, text) }
 	if _, err := local.StartPostgres(ctx, c); err != nil {
 		return err
 	}

@@ -17,25 +17,25 @@ import (
 // Postgres returns the URL of a fresh, empty database on the shared server, dropped when the test ends. The login is
 // a superuser; roles that a test makes belong to the whole server and stay, so name them after the database if they
 // are the test's own.
-func Postgres(t testing.TB) string {
-	t.Helper()
-	ctx, cancel := starting(t, 2*time.Minute)
+func Postgres(tb testing.TB) string {
+	tb.Helper()
+	ctx, cancel := starting(tb, 2*time.Minute)
 	defer cancel()
-	server, err := local.StartPostgres(ctx, config(t))
-	need(t, "PostgreSQL", err)
+	server, err := local.StartPostgres(ctx, config(tb))
+	need(tb, "PostgreSQL", err)
 	sweepOnce.Do(func() { err = sweepDatabases(ctx, server) })
-	need(t, "PostgreSQL", err)
+	need(tb, "PostgreSQL", err)
 	name := freshName()
-	need(t, "PostgreSQL", execute(ctx, server, "CREATE DATABASE "+name))
-	t.Cleanup(func() {
+	need(tb, "PostgreSQL", execute(ctx, server, "CREATE DATABASE "+name))
+	tb.Cleanup(func() {
 		ctx, cancel := cleaning()
 		defer cancel()
 		if err := execute(ctx, server, "DROP DATABASE IF EXISTS "+name+" WITH (FORCE)"); err != nil {
-			t.Errorf("drop database %s: %v", name, err)
+			tb.Errorf("drop database %s: %v", name, err)
 		}
 	})
 	fresh, err := url.Parse(server)
-	need(t, "PostgreSQL", err)
+	need(tb, "PostgreSQL", err)
 	fresh.Path = "/" + name
 	return fresh.String()
 }

@@ -16,24 +16,24 @@ import (
 )
 
 // AMQP returns the URL of a fresh, empty virtual host on the shared RabbitMQ, deleted when the test ends.
-func AMQP(t testing.TB) string {
-	t.Helper()
-	ctx, cancel := starting(t, 3*time.Minute)
+func AMQP(tb testing.TB) string {
+	tb.Helper()
+	ctx, cancel := starting(tb, 3*time.Minute)
 	defer cancel()
-	broker, err := local.StartRabbitMQ(ctx, config(t))
-	need(t, "RabbitMQ", err)
+	broker, err := local.StartRabbitMQ(ctx, config(tb))
+	need(tb, "RabbitMQ", err)
 	sweepHostsOnce.Do(func() { err = sweepVirtualHosts(ctx, broker) })
-	need(t, "RabbitMQ", err)
+	need(tb, "RabbitMQ", err)
 	name := freshName()
-	need(t, "RabbitMQ", ask(ctx, broker, http.MethodPut, "/api/vhosts/"+name, "{}", nil))
-	t.Cleanup(func() {
+	need(tb, "RabbitMQ", ask(ctx, broker, http.MethodPut, "/api/vhosts/"+name, "{}", nil))
+	tb.Cleanup(func() {
 		ctx, cancel := cleaning()
 		defer cancel()
 		if err := ask(ctx, broker, http.MethodDelete, "/api/vhosts/"+name, "", nil); err != nil {
-			t.Errorf("delete virtual host %s: %v", name, err)
+			tb.Errorf("delete virtual host %s: %v", name, err)
 		}
 	})
-	need(t, "RabbitMQ", ask(ctx, broker, http.MethodPut, "/api/permissions/"+name+"/pipeops",
+	need(tb, "RabbitMQ", ask(ctx, broker, http.MethodPut, "/api/permissions/"+name+"/pipeops",
 		`{"configure":".*","write":".*","read":".*"}`, nil))
 	return broker.URL + name
 }
@@ -42,20 +42,20 @@ func AMQP(t testing.TB) string {
 type PrivateBroker struct {
 	URL    string // amqp URL of its default virtual host
 	Admin  string // root of its management API, with user and password
-	t      testing.TB
+	tb     testing.TB
 	config local.Config
 }
 
 // RabbitMQ starts a private broker, which ends with the test. It takes some seconds.
-func RabbitMQ(t testing.TB) *PrivateBroker {
-	t.Helper()
-	b := &PrivateBroker{t: t, config: config(t)}
-	b.config.Home = filepath.Join(t.TempDir(), "broker")
-	t.Cleanup(func() {
+func RabbitMQ(tb testing.TB) *PrivateBroker {
+	tb.Helper()
+	b := &PrivateBroker{tb: tb, config: config(tb)}
+	b.config.Home = filepath.Join(tb.TempDir(), "broker")
+	tb.Cleanup(func() {
 		ctx, cancel := cleaning()
 		defer cancel()
 		if err := local.KillRabbitMQ(ctx, b.config); err != nil {
-			t.Errorf("end the private RabbitMQ: %v", err)
+			tb.Errorf("end the private RabbitMQ: %v", err)
 		}
 	})
 	b.Start()
@@ -64,31 +64,31 @@ func RabbitMQ(t testing.TB) *PrivateBroker {
 
 // Start starts the broker with the data that it had, and returns when it accepts connections.
 func (b *PrivateBroker) Start() {
-	b.t.Helper()
-	ctx, cancel := starting(b.t, 3*time.Minute)
+	b.tb.Helper()
+	ctx, cancel := starting(b.tb, 3*time.Minute)
 	defer cancel()
 	broker, err := local.StartRabbitMQ(ctx, b.config)
-	need(b.t, "RabbitMQ", err)
+	need(b.tb, "RabbitMQ", err)
 	b.URL, b.Admin = broker.URL, broker.Admin
 }
 
 // Stop ends the broker in order and returns when it has gone.
 func (b *PrivateBroker) Stop() {
-	b.t.Helper()
-	need(b.t, "RabbitMQ", local.StopRabbitMQ(b.t.Context(), b.config))
+	b.tb.Helper()
+	need(b.tb, "RabbitMQ", local.StopRabbitMQ(b.tb.Context(), b.config))
 }
 
 // Kill ends the broker as a crash does and returns when it has gone. RabbitMQ 3.10 loses the registration of a quorum
 // queue when it is killed within three minutes of the declaration (the queue then answers nothing, for ever), unless
 // it was stopped in order since: call Restart between declaring and Kill.
 func (b *PrivateBroker) Kill() {
-	b.t.Helper()
-	need(b.t, "RabbitMQ", local.KillRabbitMQ(b.t.Context(), b.config))
+	b.tb.Helper()
+	need(b.tb, "RabbitMQ", local.KillRabbitMQ(b.tb.Context(), b.config))
 }
 
 // Restart is Stop and Start.
 func (b *PrivateBroker) Restart() {
-	b.t.Helper()
+	b.tb.Helper()
 	b.Stop()
 	b.Start()
 }
@@ -125,7 +125,7 @@ func ask(ctx context.Context, broker local.Broker, method, path, body string, an
 	if err != nil {
 		return fmt.Errorf("ask RabbitMQ: %s %s at %s: no answer", method, path, request.URL.Host)
 	}
-	defer response.Body.Close()
+	defer response.Body.Close() //nolint:errcheck // only read
 	if method == http.MethodDelete && response.StatusCode == http.StatusNotFound {
 		return nil
 	}

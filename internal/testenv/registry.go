@@ -14,24 +14,24 @@ import (
 
 // Registry returns host:port of the shared image registry, over HTTP. What tests push stays, so choose repository
 // names of the test's own.
-func Registry(t testing.TB) string {
-	t.Helper()
-	ctx, cancel := starting(t, 5*time.Minute)
+func Registry(tb testing.TB) string {
+	tb.Helper()
+	ctx, cancel := starting(tb, 5*time.Minute)
 	defer cancel()
-	address, err := startRegistry(ctx, config(t))
-	need(t, "image registry", err)
+	address, err := startRegistry(ctx, config(tb))
+	need(tb, "image registry", err)
 	return address
 }
 
 // BuildKit returns the address of the shared buildkitd, unix:///…, to which the shared registry is the mirror of
 // docker.io and a registry over HTTP.
-func BuildKit(t testing.TB) string {
-	t.Helper()
-	registry := Registry(t)
-	ctx, cancel := starting(t, 2*time.Minute)
+func BuildKit(tb testing.TB) string {
+	tb.Helper()
+	registry := Registry(tb)
+	ctx, cancel := starting(tb, 2*time.Minute)
 	defer cancel()
-	address, err := local.StartBuildkitd(ctx, config(t), registry)
-	need(t, "BuildKit", err)
+	address, err := local.StartBuildkitd(ctx, config(tb), registry)
+	need(tb, "BuildKit", err)
 	return address
 }
 

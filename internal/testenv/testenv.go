@@ -6,7 +6,7 @@
 // (a database, a virtual host, a namespace is the test's to choose) which goes with the test. A part that is missing
 // fails the test with what to type. `go run ./internal/testenv/testenvctl down` ends them all.
 //
-//	url := testenv.Postgres(t)
+//	url := testenv.Postgres(tb)
 package testenv
 
 import (
@@ -38,27 +38,29 @@ func Config() local.Config {
 }
 
 // config is Config with the part's progress in the test's log.
-func config(t testing.TB) local.Config {
+func config(tb testing.TB) local.Config {
+	tb.Helper()
 	c := Config()
-	c.Progress = func(text string) { t.Log(text) }
+	c.Progress = func(text string) { tb.Log(text) }
 	return c
 }
 
 // starting bounds the start of a part that takes seconds.
-func starting(t testing.TB, within time.Duration) (context.Context, context.CancelFunc) {
-	return context.WithTimeoutCause(t.Context(), within, errors.New("the part took longer than "+within.String()))
+func starting(tb testing.TB, within time.Duration) (context.Context, context.CancelFunc) {
+	tb.Helper()
+	return context.WithTimeoutCause(tb.Context(), within, errors.New("the part took longer than "+within.String()))
 }
 
-// cleaning bounds what a test leaves behind: t.Context has ended by then.
+// cleaning bounds what a test leaves behind: tb.Context has ended by then.
 func cleaning() (context.Context, context.CancelFunc) {
 	return context.WithTimeoutCause(context.Background(), 30*time.Second, errors.New("cleaning up took longer than 30 s"))
 }
 
 // need fails the test with what to type.
-func need(t testing.TB, part string, err error) {
-	t.Helper()
+func need(tb testing.TB, part string, err error) {
+	tb.Helper()
 	if err != nil {
-		t.Fatalf("%s for tests: %v\nIf a program is missing type: make tools", part, err)
+		tb.Fatalf("%s for tests: %v\nIf a program is missing type: make tools", part, err)
 	}
 }
 

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -24,7 +25,7 @@ func main() {
 
 func run(ctx context.Context) error {
 	if len(os.Args) != 2 {
-		return fmt.Errorf("usage: registryd HOME")
+		return errors.New("usage: registryd HOME")
 	}
 	r, err := registry.New(ctx, local.Config{Home: os.Args[1]})
 	if err != nil {
