@@ -25,7 +25,7 @@ func buildctl(t *testing.T, c Config, daemon, dockerfile string) *exec.Cmd {
 	content, err := os.ReadFile(busybox)
 	folder := t.TempDir()
 	if err := errors.Join(err, os.WriteFile(filepath.Join(folder, "Dockerfile"), []byte(dockerfile), 0o600),
-		os.WriteFile(filepath.Join(folder, "busybox"), content, 0o755)); err != nil { //nolint:gosec // a program
+		os.WriteFile(filepath.Join(folder, "busybox"), content, 0o755)); err != nil {
 		t.Fatal(err)
 	}
 	build := exec.CommandContext(t.Context(), program, "--addr", daemon, "build", "--progress", "plain",

@@ -77,6 +77,11 @@ func StartCluster(ctx context.Context, c Config, registry string) (string, error
 	if err != nil {
 		return "", err
 	}
+	if !taken { // what an earlier boot noted is void
+		if err := ignoring(os.Remove(k.settingsFile()), os.ErrNotExist); err != nil {
+			return "", err
+		}
+	}
 	return k.kubeconfig(), k.start(ctx)
 }
 
@@ -100,10 +105,8 @@ func StopCluster(ctx context.Context, c Config) error {
 		return err
 	}
 	k := cluster{Config: c}
-	if !taken || owner.Home != c.Home {
-		if k.anyAlive() {
-			return fmt.Errorf("a cluster runs in %s without the marker %s", c.Home, markerFile())
-		}
+	ours := taken && owner.Home == c.Home || !taken && k.anyAlive() // the second: somebody removed the marker
+	if !ours {
 		return nil
 	}
 	return k.stop(ctx)
