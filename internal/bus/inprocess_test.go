@@ -11,6 +11,7 @@ import (
 func TestInProcess(t *testing.T) {
 	t.Parallel()
 	conformance(t, func(t *testing.T) opener {
+		t.Helper()
 		b := NewInProcess(testRetry)
 		t.Cleanup(func() { _ = b.Close() })
 		return func(*testing.T) Bus { return b }

@@ -60,6 +60,7 @@ type traffic struct {
 }
 
 func startTraffic(t *testing.T, b Bus, publishers int) *traffic {
+	t.Helper()
 	f := &traffic{confirmed: make([]atomic.Int64, publishers), highest: make([]int64, publishers)}
 	ctx, cancel := context.WithCancelCause(t.Context())
 	var all sync.WaitGroup
