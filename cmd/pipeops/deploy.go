@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -114,7 +115,7 @@ func (c *client) verdict(cmd *cobra.Command, id string) error {
 			verdict = v
 			return errEnough
 		}
-		if l.Type == "DeploymentFailed" && !c.rollsBack(cmd, id, l.Cursor) {
+		if l.Type == "DeploymentFailed" && !c.rollsBack(cmd.Context(), id, l.Cursor) {
 			verdict = fmt.Errorf("%s failed, and nothing served before it", id)
 			return errEnough
 		}
@@ -130,10 +131,10 @@ func (c *client) verdict(cmd *cobra.Command, id string) error {
 }
 
 // rollsBack says whether a failed deployment goes on with a roll-back.
-func (c *client) rollsBack(cmd *cobra.Command, id, cursor string) bool {
+func (c *client) rollsBack(ctx context.Context, id, cursor string) bool {
 	var out struct {
 		Deployment *struct{ Previous *struct{ ID string } }
 	}
-	err := c.do(cmd.Context(), `query($id: ID!, $at: Cursor) { deployment(id: $id, atLeast: $at) { previous { id } } }`, map[string]any{"id": id, "at": cursor}, &out)
+	err := c.do(ctx, `query($id: ID!, $at: Cursor) { deployment(id: $id, atLeast: $at) { previous { id } } }`, map[string]any{"id": id, "at": cursor}, &out)
 	return err == nil && out.Deployment != nil && out.Deployment.Previous != nil
 }

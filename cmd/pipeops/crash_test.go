@@ -1,0 +1,214 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/pipeops/pipeops/domain"
+)
+
+// rounds is how often each crash is tried: 3, or PIPEOPS_CHAOS_ROUNDS.
+func rounds(t *testing.T) int {
+	t.Helper()
+	text := os.Getenv("PIPEOPS_CHAOS_ROUNDS")
+	if text == "" {
+		return 3
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 {
+		t.Fatalf("PIPEOPS_CHAOS_ROUNDS: %q isn't a number from 1", text)
+	}
+	return n
+}
+
+// seeded gives a random source; PIPEOPS_SEED repeats a run.
+func seeded(t *testing.T) *rand.Rand {
+	t.Helper()
+	seed := uint64(time.Now().UnixNano()) //nolint:gosec // any seed will do
+	if text := os.Getenv("PIPEOPS_SEED"); text != "" {
+		var err error
+		if seed, err = strconv.ParseUint(text, 10, 64); err != nil {
+			t.Fatalf("PIPEOPS_SEED: %q isn't a number", text)
+		}
+	}
+	t.Logf("PIPEOPS_SEED=%d", seed)
+	return rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // a test's dice
+}
+
+// slowBuild has steps that take a while, so that a kill meets them.
+var slowBuild = map[string]string{"Dockerfile": strings.Replace(dockerfile, "ARG PIPEOPS", "RUN sleep 0.7\nARG PIPEOPS", 1) + "# slow\n"}
+
+// TestKilledProcesses kills each kind of process at random instants between
+// the push and the release, starts it again, and checks that nothing was lost,
+// done twice, or left behind.
+func TestKilledProcesses(t *testing.T) {
+	t.Parallel()
+	s := newSystem(t)
+	dice := seeded(t)
+	a := s.newApp("crash")
+	a.events(a.push("serve", slowBuild), 4*time.Minute)
+	for _, victim := range []struct {
+		name string
+		pick func(commit string) *process
+		from time.Duration
+		span time.Duration
+	}{
+		{"serve", func(string) *process { return s.serves[dice.IntN(2)] }, 0, 9 * time.Second},
+		{"runner", func(commit string) *process { return a.workerOf(commit, "BuildStarted", s.runners, dice) }, 300 * time.Millisecond, 4 * time.Second},
+		{"deployer", func(commit string) *process { return a.workerOf(commit, "DeploymentStarted", s.deployers, dice) }, 3 * time.Second, 6 * time.Second},
+	} {
+		for round := range rounds(t) {
+			after := victim.from + time.Duration(dice.Int64N(int64(victim.span)))
+			t.Run(fmt.Sprintf("%s/%d", victim.name, round), func(t *testing.T) {
+				mine := *s
+				mine.t = t
+				b := *a
+				b.system = &mine
+				commit := b.push("serve", slowBuild)
+				waitFor(t.Context(), after)
+				p := victim.pick(commit)
+				t.Logf("kill -9 %s, %s after the push", p.name, after)
+				p.kill()
+				p.start(binary(t))
+				b.settled(commit)
+			})
+		}
+	}
+}
+
+// TestFrozenRunner freezes a runner for a minute in mid build: another one
+// takes the build over, and the frozen one wakes up without doing harm.
+func TestFrozenRunner(t *testing.T) {
+	t.Parallel()
+	s := newSystem(t)
+	dice := seeded(t)
+	a := s.newApp("frozen")
+	a.events(a.push("serve", slowBuild), 4*time.Minute)
+	commit := a.push("serve", slowBuild)
+	var p *process
+	eventually(t, time.Minute, "the build has begun", func() error {
+		if p = a.workerOf(commit, "SourceFetched", s.runners, nil); p == nil {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	waitFor(t.Context(), time.Duration(dice.Int64N(int64(2*time.Second))))
+	t.Logf("freeze %s", p.name)
+	p.signal(syscall.SIGSTOP)
+	frozen := time.Now()
+	a.settledBut(commit, p)
+	waitFor(t.Context(), time.Minute-time.Since(frozen))
+	p.signal(syscall.SIGCONT)
+	a.settled(commit)
+}
+
+// workerOf finds the process that has the newest attempt of a commit's events
+// of a type; without one, a random process (nil without dice).
+func (a *sampleApp) workerOf(commit, eventType string, of []*process, dice *rand.Rand) *process {
+	a.t.Helper()
+	worker := ""
+	mine := map[string]bool{}
+	if err := a.clients[1].pages(a.t.Context(), "", map[string]any{"project": a.name}, func(l domain.Line) error {
+		var d struct {
+			Commit, Worker string
+		}
+		if json.Unmarshal(l.Data, &d) != nil {
+			return nil
+		}
+		if d.Commit == commit {
+			mine[l.CorrelationID] = true
+		}
+		if mine[l.CorrelationID] && (l.Type == "BuildStarted" || l.Type == "DeploymentStarted") {
+			worker = d.Worker
+		}
+		if mine[l.CorrelationID] && l.Type == eventType && eventType == "SourceFetched" {
+			worker += "!"
+		}
+		return nil
+	}); err != nil {
+		a.t.Logf("the log can't be read now: %v", err)
+	}
+	for _, p := range of {
+		b, err := os.ReadFile(filepath.Join(p.home, "key.json"))
+		if err != nil {
+			a.t.Fatal(err)
+		}
+		want := strings.TrimSuffix(worker, "!")
+		if want != "" && strings.Contains(string(b), want) && (eventType != "SourceFetched" || want != worker) {
+			return p
+		}
+	}
+	if dice == nil {
+		return nil
+	}
+	return of[dice.IntN(len(of))]
+}
+
+// settled waits for the release of a commit and checks what must hold then.
+func (a *sampleApp) settled(commit string) { a.settledBut(commit, nil) }
+
+func (a *sampleApp) settledBut(commit string, frozen *process) {
+	a.t.Helper()
+	lines := a.events(commit, 5*time.Minute)
+	if last := lines[len(lines)-1].Type; last != "DeploymentSucceeded" {
+		a.t.Fatalf("ended in %s: %v", last, types(lines))
+	}
+	if n := count(lines, "ImagePushed"); n != 1 {
+		a.t.Errorf("%d × ImagePushed in %v", n, types(lines))
+	}
+	var pushed struct{ Digest string }
+	for _, l := range lines {
+		if l.Type == "ImagePushed" {
+			if err := json.Unmarshal(l.Data, &pushed); err != nil {
+				a.t.Fatal(err)
+			}
+		}
+	}
+	a.t.Logf("%v", types(lines))
+	eventually(a.t, 30*time.Second, "everything is settled", func() error {
+		row := a.status()
+		if row.Digest != pushed.Digest || row.Commit != commit || row.Phase != "SUCCEEDED" {
+			return fmt.Errorf("status is %+v, want digest %s", row, pushed.Digest)
+		}
+		if got, err := get(a.t.Context(), a.address()); got != commit {
+			return fmt.Errorf("serves %q, %v; want %s", got, err, commit)
+		}
+		for _, r := range a.runners {
+			if r == frozen {
+				continue
+			}
+			left, err := filepath.Glob(filepath.Join(r.home, "workspaces", "*bld_*"))
+			deeper, _ := filepath.Glob(filepath.Join(r.home, "workspaces", "*", "*bld_*"))
+			if left = append(left, deeper...); err != nil || len(left) > 0 {
+				return fmt.Errorf("%s has left %v, %w", r.name, left, err)
+			}
+		}
+		return a.idle()
+	})
+}
+
+// idle says whether no row of the project stays unfinished.
+func (a *sampleApp) idle() error {
+	var out struct {
+		Builds      []struct{ ID, Phase string }
+		Deployments []struct{ ID, Phase string }
+	}
+	if err := a.clients[1].do(a.t.Context(), `query($p: ID!) { builds(project: $p) { id phase } deployments(project: $p) { id phase } }`, map[string]any{"p": a.name}, &out); err != nil {
+		return err
+	}
+	for _, row := range append(out.Builds, out.Deployments...) {
+		if row.Phase == "RUNNING" || row.Phase == "WAITING" || row.Phase == "ROLLING_BACK" {
+			return fmt.Errorf("%s is %s", row.ID, row.Phase)
+		}
+	}
+	return nil
+}
