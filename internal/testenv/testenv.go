@@ -60,7 +60,7 @@ func cleaning() (context.Context, context.CancelFunc) {
 func need(tb testing.TB, part string, err error) {
 	tb.Helper()
 	if err != nil {
-		tb.Fatalf("%s for tests: %v\nIf a program is missing type: make tools", part, err)
+		tb.Fatalf("%s for tests: %v\nIf a program is missing type: tools/install test", part, err)
 	}
 }
 
