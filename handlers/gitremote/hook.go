@@ -31,7 +31,7 @@ const (
 const (
 	pushPrefix = "req"   // of the ids of push requests
 	maxRefs    = 1000    // refs moved by one push
-	maxUpdates = 1 << 20 // bytes that a hook sends: maxRefs lines of the longest names
+	maxUpdates = 1 << 20 // bytes of the refs that a push moves
 	hookWithin = time.Minute
 )
 
@@ -39,21 +39,26 @@ const (
 // stdin to the serving process and prints the answer for the one who pushes.
 // It gives the exit code; not 0 refuses the push (pre-receive only).
 func RunHook(name string, stdin io.Reader, stdout io.Writer, getenv func(string) string) int {
-	body, err := io.ReadAll(io.LimitReader(stdin, maxUpdates))
-	if err == nil {
-		var answer []byte
-		var accepted bool
-		if answer, accepted, err = callServer(name, body, getenv); err == nil {
-			_, _ = stdout.Write(answer)
-			if accepted {
-				return 0
-			}
-			return 1
-		}
+	body, err := io.ReadAll(io.LimitReader(stdin, maxUpdates+1))
+	if err == nil && len(body) > maxUpdates && name == preReceive {
+		fmt.Fprintln(stdout, "pipeops: this push moves too many refs. Push fewer at a time.")
+		return 1
 	}
-	if name == postReceive {
+	var answer []byte
+	status := 0
+	if err == nil {
+		answer, status, err = callServer(name, body, getenv)
+	}
+	switch {
+	case err == nil && status == http.StatusOK:
+		_, _ = stdout.Write(answer)
+		return 0
+	case name == postReceive: // the refs are moved: the reflogs have it
 		fmt.Fprintln(stdout, laterText)
 		return 0
+	case err == nil && status == http.StatusConflict:
+		_, _ = stdout.Write(answer)
+		return 1
 	}
 	fmt.Fprintln(stdout, "pipeops: the server doesn't answer; nothing was changed. Push again in a minute.")
 	return 1
@@ -61,7 +66,7 @@ func RunHook(name string, stdin io.Reader, stdout io.Writer, getenv func(string)
 
 const laterText = "pipeops: the push is accepted but can't be recorded right now; it is recorded later, by itself."
 
-func callServer(name string, body []byte, getenv func(string) string) (answer []byte, accepted bool, err error) {
+func callServer(name string, body []byte, getenv func(string) string) (answer []byte, status int, err error) {
 	socket := getenv(hookSocketEnv)
 	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
@@ -69,16 +74,16 @@ func callServer(name string, body []byte, getenv func(string) string) (answer []
 	defer transport.CloseIdleConnections()
 	req, err := http.NewRequestWithContext(context.Background(), http.MethodPost, "http://pipeops/"+name, bytes.NewReader(body))
 	if err != nil {
-		return nil, false, err
+		return nil, 0, err
 	}
 	req.Header.Set("Pipeops-Push", getenv(hookPushEnv))
 	res, err := (&http.Client{Transport: transport, Timeout: hookWithin}).Do(req)
 	if err != nil {
-		return nil, false, err
+		return nil, 0, err
 	}
 	defer res.Body.Close() //nolint:errcheck // only read
 	answer, err = io.ReadAll(res.Body)
-	return answer, res.StatusCode == http.StatusOK, err
+	return answer, res.StatusCode, err
 }
 
 // push is a push request that is under way.
@@ -169,7 +174,7 @@ func (r *Remote) serveHook(w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	for _, u := range updates {
-		io.WriteString(w, r.afterUpdate(ctx, p, u)) //nolint:errcheck // who pushed has gone: it is recorded all the same
+		_, _ = io.WriteString(w, r.afterUpdate(ctx, p, u)) // who pushed may have gone: it is recorded all the same
 	}
 }
 
@@ -183,7 +188,7 @@ func (r *Remote) check(ctx context.Context, p *push, updates []update) string {
 		if !u.deletes() {
 			continue
 		}
-		if _, err := r.recordRef(ctx, p.repo, u.ref); err != nil {
+		if err := r.recordRef(ctx, p.repo, u.ref); err != nil {
 			r.cfg.Log.ErrorContext(ctx, "earlier pushes not recorded, so their ref isn't deleted", "project", p.project.ID, "ref", u.ref, "err", err)
 			return "pipeops: " + u.ref + " can't be deleted before earlier pushes to it are recorded, which doesn't work right now. Push again in a minute."
 		}
@@ -193,7 +198,7 @@ func (r *Remote) check(ctx context.Context, p *push, updates []update) string {
 
 // afterUpdate records what was moved, and gives what to tell about it.
 func (r *Remote) afterUpdate(ctx context.Context, p *push, u update) string {
-	_, err := r.recordRef(ctx, p.repo, u.ref)
+	err := r.recordRef(ctx, p.repo, u.ref)
 	o, done := p.outcome(u.ref)
 	if err == nil && !done && u.deletes() {
 		o, err = r.record(ctx, p.repo, deletion(p, u.ref, u.old))

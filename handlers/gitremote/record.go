@@ -58,16 +58,13 @@ func (r *Remote) Reconcile(ctx context.Context) error {
 func (r *Remote) reconcile(ctx context.Context, repo *repository) error {
 	refs, err := repo.logged()
 	problems := []error{err}
-	recorded := 0
 	for _, ref := range refs {
 		if context.Cause(ctx) != nil {
 			return context.Cause(ctx)
 		}
-		n, err := r.recordRef(ctx, repo, ref)
-		recorded += n
-		problems = append(problems, err)
+		problems = append(problems, r.recordRef(ctx, repo, ref))
 	}
-	if recorded > 0 {
+	if repo.hasGrown() {
 		if _, err := repo.git(ctx, "gc", "--auto", "--quiet"); err != nil && context.Cause(ctx) == nil {
 			r.cfg.Log.WarnContext(ctx, "repository not tidied up", "project", repo.project, "err", err)
 		}
@@ -95,31 +92,38 @@ func (repo *repository) logged() (refs []string, err error) {
 	return refs, nil
 }
 
-// recordRef records the entries of a ref's reflog that aren't recorded yet, in
-// order; the first one that can't be ends it. It gives how many it recorded.
-func (r *Remote) recordRef(ctx context.Context, repo *repository, ref string) (int, error) {
+// hasGrown says whether anything was pushed since it was asked last.
+func (repo *repository) hasGrown() bool {
 	repo.mu.Lock()
 	defer repo.mu.Unlock()
-	m, lines, changed, err := repo.unread(ref)
+	defer func() { repo.grown = false }()
+	return repo.grown
+}
+
+// recordRef records the entries of a ref's reflog that aren't recorded yet, in
+// order; the first one that can't be ends it.
+func (r *Remote) recordRef(ctx context.Context, repo *repository, ref string) error {
+	repo.mu.Lock()
+	defer repo.mu.Unlock()
+	m, unread, changed, err := repo.unread(ref)
 	if err != nil || m == nil {
-		return 0, err
+		return err
 	}
-	n := 0
-	for text := range strings.Lines(lines) {
+	for text := range strings.Lines(unread) {
 		if !strings.HasSuffix(text, "\n") {
-			return n, nil // git is writing it
+			return nil // git is writing it
 		}
 		if err := r.recordLine(ctx, repo, m, ref, strings.TrimSuffix(text, "\n")); err != nil {
-			return n, err
+			return err
 		}
 		if m.offset == 0 {
 			m.first = text
 		}
 		m.offset += int64(len(text))
-		n++
+		repo.grown = true
 	}
 	m.changed = changed
-	return n, nil
+	return nil
 }
 
 // unread gives the mark of a ref and what its reflog has beyond it; no mark when there is nothing new.

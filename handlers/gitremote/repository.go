@@ -24,8 +24,9 @@ type repository struct {
 
 	making sync.Mutex // held while it is made
 
-	mu   sync.Mutex       // held while entries are recorded: they keep their order
-	read map[string]*mark // by ref: how much of its reflog is recorded
+	mu    sync.Mutex       // held while entries are recorded: they keep their order
+	read  map[string]*mark // by ref: how much of its reflog is recorded
+	grown bool             // since it was tidied up last
 }
 
 // repository gives the project's, which needs not be on disk yet.
@@ -73,6 +74,9 @@ const settings = `# Written by pipeops at each start.
 	allowReachableSHA1InWant = true
 	allowAnySHA1InWant = true
 	allowFilter = true
+[pack]
+	threads = 1
+	windowMemory = 64m
 [gc]
 	reflogExpire = never
 	reflogExpireUnreachable = never

@@ -2,6 +2,7 @@ package gitremote
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -55,20 +57,34 @@ func (r *Remote) open(ctx context.Context) (*session, error) {
 	return s, nil
 }
 
-// socket names where hooks call: beside the repositories, or where the path is short enough.
+// socket names where hooks call: beside the repositories, or where the path is
+// short enough. The name is new each time: hooks of a session that ends still call the old one.
 func (r *Remote) socket() (path string, tidy func(), err error) {
-	path = filepath.Join(r.cfg.Root, "hooks.sock")
+	r.sweepSockets()
+	path = filepath.Join(r.cfg.Root, socketPrefix+rand.Text()[:8])
 	if len(path) <= maxSocket {
-		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return "", nil, fmt.Errorf("git remote: remove the socket of the last start: %w", err)
-		}
 		return path, func() { _ = os.Remove(path) }, nil
 	}
 	folder, err := os.MkdirTemp("", "pipeops-git-")
 	if err != nil {
 		return "", nil, fmt.Errorf("git remote: make a folder for the socket of hooks: %w", err)
 	}
-	return filepath.Join(folder, "hooks.sock"), func() { _ = os.RemoveAll(folder) }, nil
+	return filepath.Join(folder, "hooks"), func() { _ = os.RemoveAll(folder) }, nil
+}
+
+const socketPrefix = "hooks-"
+
+// sweepSockets removes those that nobody listens at: their process was killed.
+func (r *Remote) sweepSockets() {
+	left, _ := filepath.Glob(filepath.Join(r.cfg.Root, socketPrefix+"*")) // the pattern is good
+	for _, path := range left {
+		conn, err := net.DialTimeout("unix", path, time.Second)
+		if err == nil {
+			_ = conn.Close()
+		} else if errors.Is(err, syscall.ECONNREFUSED) {
+			_ = os.Remove(path)
+		}
+	}
 }
 
 // enter counts a request in; false when the session has ended.
