@@ -59,7 +59,9 @@ var deployments = kind[Deployment]{"deployments", func(d Deployment) index {
 }}
 
 // slotKey names one service in one environment, as the slot's stream does.
-func slotKey(e domain.EnvironmentID, s domain.ServiceID) string { return subject(domain.SlotStream(e, s)) }
+func slotKey(e domain.EnvironmentID, s domain.ServiceID) string {
+	return subject(domain.SlotStream(e, s))
+}
 
 var deploymentsProjection = &projection{
 	name: "deployments", version: 1, streams: []string{"deployment"}, tables: []string{deployments.table},

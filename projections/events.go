@@ -120,3 +120,14 @@ func (q *Queries) Changes(ctx context.Context, since uint64, readModels ...strin
 		}
 	}
 }
+
+// LiveHead gives the newest event's cursor as far as this process has heard, without asking the database. It waits for
+// the first event there ever is.
+func (q *Queries) LiveHead(ctx context.Context) (domain.Cursor, error) {
+	return q.p.config.Store.Wait(ctx, domain.Cursor{})
+}
+
+// Check says whether a cursor can be used with this log; a *CursorError when not.
+func (q *Queries) Check(ctx context.Context, cursor domain.Cursor) error {
+	return readable(q.p.config.Store.Check(ctx, cursor))
+}

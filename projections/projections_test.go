@@ -339,7 +339,7 @@ func TestTheTimelineTellsAPushInWords(t *testing.T) {
 			texts = append(texts, strings.ReplaceAll(text, got.Push.Commit[:7], "COMMIT"))
 		}
 		if want.tells == nil {
-			want.tells = texts[:len(texts)-3:len(texts)-3]
+			want.tells = texts[: len(texts)-3 : len(texts)-3]
 			want.tells = append(want.tells, "app to production: Deployment failed: CrashLoopBackOff", "app to production: going back to "+short(t, p, live),
 				"app to production: rolled back, the release before serves (0.9 s)")
 		}

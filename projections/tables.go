@@ -20,7 +20,7 @@ type place struct {
 	suffix string // "" or rebuildSuffix
 }
 
-func (p place) checkpoint() string        { return p.versioned(p.name) + p.suffix }
+func (p place) checkpoint() string         { return p.versioned(p.name) + p.suffix }
 func (p place) table(name string) string   { return p.versioned(name) + p.suffix }
 func (p place) history(name string) string { return p.versioned(name) + "_history" + p.suffix }
 

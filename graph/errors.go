@@ -1,0 +1,107 @@
+package graph
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+
+	"github.com/99designs/gqlgen/graphql"
+	"github.com/vektah/gqlparser/v2/gqlerror"
+
+	"github.com/pipeops/pipeops/domain"
+	"github.com/pipeops/pipeops/projections"
+)
+
+// coded is an error that is meant for the caller.
+type coded struct{ code, field, message, fix string }
+
+func (e *coded) Error() string { return e.message }
+
+// badInput is something in the request that can't be.
+func badInput(field, message, fix string) error {
+	return &coded{"BAD_INPUT", field, message, fix}
+}
+
+func notFound(field, what, fix string) error {
+	return &coded{"NOT_FOUND", field, "there is no " + what, fix}
+}
+
+// presenter turns errors into what callers see. It is the only place where that happens.
+type presenter struct {
+	log   *slog.Logger
+	newID domain.NewID
+}
+
+// failure marks an error that a resolver gave, as opposed to those that gqlgen makes of a bad request.
+type failure struct{ err error }
+
+func (f *failure) Error() string { return f.err.Error() }
+func (f *failure) Unwrap() error { return f.err }
+
+func (p presenter) aroundField(ctx context.Context, next graphql.Resolver) (any, error) {
+	value, err := next(ctx)
+	if err != nil {
+		err = &failure{err}
+	}
+	return value, err
+}
+
+func (p presenter) recover(ctx context.Context, cause any) error {
+	p.log.ErrorContext(ctx, "panic in a resolver", "err", fmt.Sprint(cause), "stack", string(debug.Stack()))
+	return &failure{fmt.Errorf("panic: %v", cause)}
+}
+
+// present implements graphql.ErrorPresenterFunc.
+func (p presenter) present(ctx context.Context, err error) *gqlerror.Error {
+	shown := graphql.DefaultErrorPresenter(ctx, err)
+	var ours *failure
+	if code, _ := shown.Extensions["code"].(string); code != "" && !errors.As(err, &ours) {
+		return shown // gqlgen's own: the query doesn't parse, isn't valid, or is too complex
+	}
+	better := p.show(ctx, err)
+	better.Path, better.Locations = shown.Path, shown.Locations
+	return better
+}
+
+// show gives an error with its code, field and fix. What has no code was not meant for the caller: it goes to the log,
+// and the caller gets the number to look for.
+func (p presenter) show(ctx context.Context, err error) *gqlerror.Error {
+	var known *coded
+	var refusal *domain.Refusal
+	var cursor *projections.CursorError
+	var behind *projections.BehindError
+	var ours *failure
+	switch {
+	case errors.As(err, &known):
+	case errors.As(err, &refusal):
+		known = &coded{refusal.Code, refusal.Field, refusal.Message, refusal.Fix}
+	case errors.Is(err, domain.ErrCursor):
+		known = &coded{"CURSOR_BAD", "after", err.Error(), "use a cursor that this server gave you"}
+	case errors.As(err, &cursor) && cursor.Forked:
+		known = &coded{"CURSOR_FORKED", "after", cursor.Error(), fmt.Sprintf("forget what came after position %d, and read on from there", cursor.Since-1)}
+	case errors.As(err, &cursor):
+		known = &coded{"CURSOR_AHEAD", "after", cursor.Error(), "check that this is the server that gave you the cursor"}
+	case errors.As(err, &behind):
+		known = &coded{"READ_MODEL_BEHIND", "", behind.Error(), "ask again in a moment, or see: pipeops doctor"}
+	case !errors.As(err, &ours) && isInput(err):
+		known = &coded{"BAD_INPUT", "", err.Error(), ""}
+	default:
+		number := p.newID("err")
+		if context.Cause(ctx) == nil { // a caller that has left caused it itself
+			p.log.ErrorContext(ctx, "request failed", "error_id", number, "err", err)
+		}
+		known = &coded{"INTERNAL", "", "internal error " + number, "look for this number in the log of pipeops serve"}
+	}
+	return &gqlerror.Error{
+		Err: err, Message: known.message,
+		Extensions: map[string]any{"code": known.code, "field": known.field, "fix": known.fix},
+	}
+}
+
+// isInput says whether an error is gqlgen's about the request: an argument of the wrong form, for example.
+func isInput(err error) bool {
+	var made *gqlerror.Error
+	return errors.As(err, &made)
+}
