@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/pipeops/pipeops/domain"
+	"github.com/pipeops/pipeops/graph"
 	"github.com/pipeops/pipeops/handlers/gitremote"
 	"github.com/pipeops/pipeops/handlers/webhook"
 	"github.com/pipeops/pipeops/internal/bus"
@@ -71,12 +72,9 @@ func (a access) GitProject(ctx context.Context, nameOrID string) (gitremote.Proj
 	return gitremote.Project{ID: p.ID, Name: p.Name, Branch: p.Settings.Branch}, nil
 }
 
-// webhookSecret is the name under which a provider's webhook secret is kept.
-func webhookSecret(provider string) string { return "webhook/" + provider }
-
 // WebhookSecrets implements webhook.Secrets.
 func (a access) WebhookSecrets(ctx context.Context, project domain.ProjectID, provider string) ([]webhook.Secret, error) {
-	revisions, err := a.secrets.Revisions(ctx, project, webhookSecret(provider), 2)
+	revisions, err := a.secrets.Revisions(ctx, project, graph.WebhookSecret(provider), 2)
 	if err != nil {
 		return nil, err
 	}
@@ -85,11 +83,6 @@ func (a access) WebhookSecrets(ctx context.Context, project domain.ProjectID, pr
 		out[i] = webhook.Secret{Revision: r.Number, Value: r.Value, ReplacedAt: r.ReplacedAt}
 	}
 	return out, nil
-}
-
-// SetSecret keeps a secret of a project and gives its revision.
-func (a access) SetSecret(ctx context.Context, project domain.ProjectID, name string, value []byte) (int, error) {
-	return a.secrets.Set(ctx, project, name, value)
 }
 
 // jobSecrets are those that one attempt is granted.

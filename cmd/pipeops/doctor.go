@@ -178,7 +178,7 @@ func clusterFindings(ctx context.Context, cfg config.Config) []finding {
 	if kubeconfig == "" {
 		return []finding{
 			program("containerd", "containerd"), program("iptables", "iptables"),
-			tool("etcd", local.EtcdVersion, "etcd"), tool("kube", local.KubernetesVersion, "kube"),
+			tool("etcd", local.EtcdVersion, "etcd"), tool("kube", local.KubeVersion, "kube"),
 		}
 	}
 	problems := deploy.Doctor(ctx, kubeconfig)
@@ -187,7 +187,7 @@ func clusterFindings(ctx context.Context, cfg config.Config) []finding {
 	}
 	var all []finding
 	for _, p := range problems {
-		all = append(all, finding{"Kubernetes", false, p.Says, p.Fix})
+		all = append(all, finding{"Kubernetes", false, p.Title + ": " + p.Error, p.Run})
 	}
 	return all
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/pipeops/pipeops/graph"
 	"github.com/pipeops/pipeops/handlers/ingest"
 	"github.com/pipeops/pipeops/internal/bus"
 	"github.com/pipeops/pipeops/projections"
@@ -18,8 +19,9 @@ import (
 
 // doors are what the server answers with.
 type doors struct {
-	api, hooks, remote http.Handler
-	health             *health
+	api           *graph.Handler
+	hooks, remote http.Handler
+	health        *health
 }
 
 func routes(d doors) http.Handler {
@@ -31,7 +33,7 @@ func routes(d doors) http.Handler {
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
 	mux.HandleFunc("GET /readyz", d.health.ready)
 	mux.Handle("GET /metrics", d.health.metrics())
-	mux.Handle("/", web.Handler(""))
+	mux.Handle("/", d.api.SignIn(web.Handler("")))
 	return mux
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/pipeops/pipeops/graph"
 	"github.com/pipeops/pipeops/handlers/claims"
 	"github.com/pipeops/pipeops/handlers/gitremote"
 	"github.com/pipeops/pipeops/handlers/ingest"
@@ -73,7 +74,10 @@ func serve(ctx context.Context, cfg config.Config, c *core, b bus.Bus, l net.Lis
 		return err
 	}
 	in := ingest.New(ingest.Config{Bus: b, Commands: c.commands, Keys: c.keys, Logs: c.logs, Now: now, Log: log})
-	api, err := newAPI(cfg, c, projector, log)
+	api, err := graph.New(graph.Config{
+		Queries: projector.Queries(), Commands: c.commands, Tokens: a, Secrets: c.secrets, Logs: c.logs, Workers: c.claims,
+		NewID: newID, Log: log, URL: cfg.URL, Registry: cfg.Registry,
+	})
 	if err != nil {
 		return err
 	}
