@@ -27,7 +27,6 @@ import (
 	"github.com/google/uuid"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
 
 	"github.com/pipeops/pipeops/domain"
 	"github.com/pipeops/pipeops/internal/bus"
@@ -238,14 +237,32 @@ func (s *service) address(t *testing.T) string {
 	return net.JoinHostPort(found.Spec.ClusterIP, "80")
 }
 
-func (s *service) versions(t *testing.T) map[string]string {
+// served waits until the Service answers with the commit ten times in a row: the node's own rules lag a little behind
+// what the API server shows.
+func (s *service) served(t *testing.T, commit string) {
 	t.Helper()
-	return versions(t, s.client, s.request.Namespace)
+	address := s.address(t)
+	poll := time.NewTicker(20 * time.Millisecond)
+	defer poll.Stop()
+	enough := time.After(30 * time.Second)
+	for row := 0; row < 10; {
+		body, err := get("http://" + address + "/")
+		row++
+		if err != nil || body != commit {
+			row = 0
+		}
+		select {
+		case <-poll.C:
+		case <-enough:
+			t.Fatalf("served %q, %v; want %s", body, err, commit)
+		}
+	}
 }
 
 // versions gives the resourceVersion of what a deployment may change.
-func versions(t *testing.T, client kubernetes.Interface, namespace string) map[string]string {
+func (s *service) versions(t *testing.T) map[string]string {
 	t.Helper()
+	client, namespace := s.client, s.request.Namespace
 	out := map[string]string{}
 	keep := func(kind string, err error, objects ...metav1.Object) {
 		if err != nil {
@@ -276,13 +293,12 @@ func versions(t *testing.T, client kubernetes.Interface, namespace string) map[s
 // load asks an address 50 times a second over fresh connections until stop, which gives the answers' bodies, counted,
 // and the errors.
 func load(address string) (stop func() (answers map[string]int, errs []error)) {
-	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 	ctx, cancel := context.WithCancelCause(context.Background())
 	var mu sync.Mutex
 	answers, errs := map[string]int{}, []error(nil)
 	var asking sync.WaitGroup
 	ask := func() {
-		body, err := get(client, "http://"+address+"/")
+		body, err := get("http://" + address + "/")
 		mu.Lock()
 		defer mu.Unlock()
 		if err != nil {
@@ -310,8 +326,8 @@ func load(address string) (stop func() (answers map[string]int, errs []error)) {
 	}
 }
 
-func get(client *http.Client, url string) (string, error) {
-	response, err := client.Get(url)
+func get(url string) (string, error) {
+	response, err := httpClient.Get(url)
 	if err != nil {
 		return "", err
 	}
@@ -331,7 +347,8 @@ func quiet(t *testing.T, errs []error) {
 	}
 }
 
-var httpClient = &http.Client{Timeout: 5 * time.Second}
+// httpClient makes a connection of its own for each request.
+var httpClient = &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 
 var program = struct {
 	sync.Mutex
@@ -406,4 +423,19 @@ func programLayer(t *testing.T) []byte {
 	}
 	program.layer = layer.Bytes()
 	return program.layer
+}
+
+// until polls a condition.
+func until(t *testing.T, what string, met func() bool) {
+	t.Helper()
+	poll := time.NewTicker(50 * time.Millisecond)
+	defer poll.Stop()
+	enough := time.After(time.Minute)
+	for !met() {
+		select {
+		case <-poll.C:
+		case <-enough:
+			t.Fatalf("waited in vain until %s", what)
+		}
+	}
 }

@@ -123,7 +123,7 @@ func containerFacts(p *corev1.Pod, s corev1.ContainerStatus, init bool, events [
 			out = append(out, creatingFacts(base, events)...)
 		case "CrashLoopBackOff": // the ended run says why
 		default:
-			add(waits, w.Reason, w.Message+pullError(w.Reason, events))
+			add(waits, w.Reason, w.Message+pullError(w, events))
 		}
 	}
 	if t, previous := endedRun(s); t != nil && (!init || t.ExitCode != 0) {
@@ -165,8 +165,8 @@ func creatingFacts(base fact, events []*corev1.Event) []fact {
 }
 
 // pullError adds what the pull said: older kubelets leave it out while they back off.
-func pullError(reason string, events []*corev1.Event) string {
-	if reason != "ImagePullBackOff" {
+func pullError(w *corev1.ContainerStateWaiting, events []*corev1.Event) string {
+	if w.Reason != "ImagePullBackOff" || strings.Contains(w.Message, "ErrImagePull") {
 		return ""
 	}
 	for _, e := range slices.Backward(events) {

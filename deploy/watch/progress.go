@@ -30,6 +30,7 @@ type Progress struct {
 	State                             State
 	Wanted, Updated, Ready, Available int                // pods of the release
 	Serving                           int                // of them in the Service
+	Leaving                           int                // other pods that are still in the Service
 	Trailing                          int                // other pods of the service that still exist
 	Digest                            string             // as the pods run it; empty while none says
 	ReplicaSet                        *appsv1.ReplicaSet // of the release's template; nil while there is none
@@ -47,7 +48,7 @@ func (s Snapshot) Progress(applied *appsv1.Deployment) Progress {
 	if rs := p.ReplicaSet; rs != nil {
 		p.Updated, p.Ready, p.Available = int(rs.Status.Replicas), int(rs.Status.ReadyReplicas), int(rs.Status.AvailableReplicas)
 	}
-	p.Serving = s.serving(p.Pods)
+	p.Serving, p.Leaving = s.serving(p.Pods)
 	p.Digest = digest(p.Pods)
 	switch {
 	case d.Spec.Paused:
@@ -65,7 +66,7 @@ func (s Snapshot) complete(d *appsv1.Deployment, p Progress) bool {
 	st, n := d.Status, int32(p.Wanted)
 	return st.ObservedGeneration >= d.Generation &&
 		st.UpdatedReplicas == n && st.Replicas == n && st.AvailableReplicas >= n &&
-		p.ReplicaSet != nil && p.Available >= p.Wanted && p.Serving >= p.Wanted
+		p.ReplicaSet != nil && p.Available >= p.Wanted && p.Serving >= p.Wanted && p.Leaving == 0
 }
 
 func wanted(d *appsv1.Deployment) int {
@@ -103,8 +104,8 @@ func (s Snapshot) podsOf(rs *appsv1.ReplicaSet) (ours []*corev1.Pod, others int)
 	return ours, others
 }
 
-// serving counts the pods that the Service leads to.
-func (s Snapshot) serving(pods []*corev1.Pod) int {
+// serving counts the pods that the Service leads to: ours, and others.
+func (s Snapshot) serving(pods []*corev1.Pod) (ours, others int) {
 	ready := map[types.UID]bool{}
 	for _, slice := range s.Slices {
 		for _, e := range slice.Endpoints {
@@ -114,13 +115,12 @@ func (s Snapshot) serving(pods []*corev1.Pod) int {
 			}
 		}
 	}
-	n := 0
 	for _, p := range pods {
 		if ready[p.UID] {
-			n++
+			ours++
 		}
 	}
-	return n
+	return ours, len(ready) - ours
 }
 
 func isTrue(b *bool, unknown bool) bool {
