@@ -70,10 +70,11 @@ generate: ## write generated code and reference again
 	go generate ./...
 	cd web && npm run --silent codegen
 
-bench: ## benchmarks, each as a ratio to a limit measured in the same run
+bench: build ## benchmarks, each as a ratio to a limit measured in the same run
 	@tools/install test
 	@trap 'go run ./internal/testenv/testenvctl down' EXIT; \
-	go test -run '^$$' -bench . -benchtime 2s ./eventstore/...
+	go test -run "^$$" -bench . -benchtime 2s ./eventstore/...; \
+	PIPEOPS_BIN=$(CURDIR)/bin/pipeops go test -run "^$$" -bench . -benchtime 10x -timeout 30m ./cmd/pipeops
 
 vuln: ## known vulnerabilities (needs the internet)
 	go run golang.org/x/vuln/cmd/govulncheck@latest ./...

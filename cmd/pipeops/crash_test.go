@@ -17,7 +17,7 @@ import (
 )
 
 // rounds is how often each crash is tried: 3, or PIPEOPS_CHAOS_ROUNDS.
-func rounds(t *testing.T) int {
+func rounds(t testing.TB) int {
 	t.Helper()
 	text := os.Getenv("PIPEOPS_CHAOS_ROUNDS")
 	if text == "" {
@@ -31,7 +31,7 @@ func rounds(t *testing.T) int {
 }
 
 // seeded gives a random source; PIPEOPS_SEED repeats a run.
-func seeded(t *testing.T) *rand.Rand {
+func seeded(t testing.TB) *rand.Rand {
 	t.Helper()
 	seed := uint64(time.Now().UnixNano()) //nolint:gosec // any seed will do
 	if text := os.Getenv("PIPEOPS_SEED"); text != "" {

@@ -25,7 +25,7 @@ import (
 	"github.com/pipeops/pipeops/domain"
 )
 
-func cluster4(t *testing.T, kubeconfig string) *kubernetes.Clientset {
+func cluster4(t testing.TB, kubeconfig string) *kubernetes.Clientset {
 	t.Helper()
 	rest, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
 	if err != nil {
@@ -38,7 +38,7 @@ func cluster4(t *testing.T, kubeconfig string) *kubernetes.Clientset {
 	return c
 }
 
-func clusterIP(t *testing.T, kubeconfig, namespace, service string) string {
+func clusterIP(t testing.TB, kubeconfig, namespace, service string) string {
 	t.Helper()
 	s, err := cluster4(t, kubeconfig).CoreV1().Services(namespace).Get(t.Context(), service, metav1.GetOptions{})
 	if err != nil {
@@ -121,7 +121,7 @@ func pushBecomesRelease(t *testing.T, s *system) {
 	})
 }
 
-func buildOf(t *testing.T, lines []domain.Line) string {
+func buildOf(t testing.TB, lines []domain.Line) string {
 	t.Helper()
 	for _, l := range lines {
 		if l.Type == "BuildRequested" {

@@ -28,7 +28,7 @@ import (
 // `deployer`, each a process of the built binary, over RabbitMQ, with real
 // PostgreSQL, BuildKit, registry and Kubernetes.
 type system struct {
-	t          *testing.T
+	t          testing.TB
 	dir        string
 	env        []string
 	kubeconfig string
@@ -41,7 +41,7 @@ type system struct {
 
 // process is one process that can be killed, frozen and started again.
 type process struct {
-	t    *testing.T
+	t    testing.TB
 	name string
 	args []string
 	env  []string
@@ -67,7 +67,7 @@ var buildOnce = sync.OnceValues(func() (string, error) {
 	return bin, nil
 })
 
-func binary(t *testing.T) string {
+func binary(t testing.TB) string {
 	t.Helper()
 	bin, err := buildOnce()
 	if err != nil {
@@ -77,7 +77,7 @@ func binary(t *testing.T) string {
 }
 
 // newSystem starts everything and waits until it is ready.
-func newSystem(t *testing.T) *system {
+func newSystem(t testing.TB) *system {
 	t.Helper()
 	s := &system{t: t, dir: t.TempDir(), kubeconfig: testenv.Cluster(t), buildkit: testenv.BuildKit(t)}
 	testenv.BaseImages(t, local.Busybox, local.Golang)
@@ -184,7 +184,7 @@ func (s *system) run(args ...string) string {
 	return stdout.String()
 }
 
-func freeAddress(t *testing.T) string {
+func freeAddress(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // closed at once
 	if err != nil {
@@ -195,7 +195,7 @@ func freeAddress(t *testing.T) string {
 }
 
 // eventually waits for a condition.
-func eventually(t *testing.T, within time.Duration, what string, met func() error) {
+func eventually(t testing.TB, within time.Duration, what string, met func() error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeoutCause(t.Context(), within, errSlow)
 	defer cancel()
@@ -218,8 +218,8 @@ type sampleApp struct {
 	id   string
 }
 
-// program is a small web app. It tells its commit, and does what MODE says.
-const program = `package main
+// webApp is a small web app. It tells its commit, and does what MODE says.
+const webApp = `package main
 
 import ("fmt"; "net/http"; "os"; "os/signal"; "syscall"; "context"; "time")
 
@@ -282,7 +282,7 @@ func (a *sampleApp) git(args ...string) string {
 func (a *sampleApp) commit(mode string, files map[string]string) string {
 	a.t.Helper()
 	all := map[string]string{
-		"main.go": strings.Replace(program, "MODE", mode, 1), "go.mod": "module app\n\ngo 1.26\n", "Dockerfile": dockerfile,
+		"main.go": strings.Replace(webApp, "MODE", mode, 1), "go.mod": "module app\n\ngo 1.26\n", "Dockerfile": dockerfile,
 		"stamp": time.Now().String(),
 	}
 	for name, text := range files {
@@ -356,7 +356,7 @@ func count(lines []domain.Line, eventType string) (n int) {
 }
 
 // diagnosisOf is the one in the first event of the type.
-func diagnosisOf(t *testing.T, lines []domain.Line, eventType string) domain.Diagnosis {
+func diagnosisOf(t testing.TB, lines []domain.Line, eventType string) domain.Diagnosis {
 	t.Helper()
 	for _, l := range lines {
 		if l.Type == eventType {
@@ -410,7 +410,7 @@ func get(ctx context.Context, address string) (string, error) {
 
 // load asks the address 50 times a second until stopped, and gives how often
 // each answer came and the errors.
-func load(t *testing.T, address string) (stop func() (answers map[string]int, errs []error)) {
+func load(t testing.TB, address string) (stop func() (answers map[string]int, errs []error)) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	answers, errs := map[string]int{}, []error{}
 	var mu sync.Mutex
