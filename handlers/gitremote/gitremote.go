@@ -89,8 +89,14 @@ func (c Config) Validate() error {
 		name    string
 		missing bool
 	}{
-		{"Root", c.Root == ""}, {"Receiver", c.Receiver == nil}, {"Projects", c.Projects == nil}, {"Access", c.Access == nil},
-		{"Leader", c.Leader == nil}, {"Seal", c.Seal == nil}, {"Subject", c.Subject == nil}, {"NewID", c.NewID == nil},
+		{"Root", c.Root == ""},
+		{"Receiver", c.Receiver == nil},
+		{"Projects", c.Projects == nil},
+		{"Access", c.Access == nil},
+		{"Leader", c.Leader == nil},
+		{"Seal", c.Seal == nil},
+		{"Subject", c.Subject == nil},
+		{"NewID", c.NewID == nil},
 	} {
 		if required.missing {
 			problems = append(problems, fmt.Errorf("git remote: %s is missing", required.name))

@@ -3,7 +3,9 @@ package gitremote_test
 import (
 	"bytes"
 	"crypto/rand"
+	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -132,9 +134,15 @@ func TestOnlySmartHTTPIsServed(t *testing.T) {
 	w.commit("a")
 	w.git("push", b.address("hello", b.token), "main")
 	for _, c := range []struct{ method, path string }{
-		{"GET", "/git/hello"}, {"GET", "/git/hello/HEAD"}, {"GET", "/git/hello/config"}, {"GET", "/git/hello/info/refs"},
-		{"GET", "/git/hello/objects/info/packs"}, {"POST", "/git/hello/info/refs?service=git-upload-pack"},
-		{"GET", "/git/hello/git-upload-pack"}, {"GET", "/git/../git/x"}, {"GET", "/git//info/refs?service=git-upload-pack"},
+		{"GET", "/git/hello"},
+		{"GET", "/git/hello/HEAD"},
+		{"GET", "/git/hello/config"},
+		{"GET", "/git/hello/info/refs"},
+		{"GET", "/git/hello/objects/info/packs"},
+		{"POST", "/git/hello/info/refs?service=git-upload-pack"},
+		{"GET", "/git/hello/git-upload-pack"},
+		{"GET", "/git/../git/x"},
+		{"GET", "/git//info/refs?service=git-upload-pack"},
 	} {
 		req, err := http.NewRequestWithContext(t.Context(), c.method, b.url+c.path, nil)
 		must(t, err)
@@ -374,6 +382,36 @@ func TestPushAroundTheServerIsFoundToo(t *testing.T) {
 	_, envelopes := b.recorded(t)
 	if got, want := envelopes[2].Actor, b.keys.Actor("git", "ada@example.org"); got != want {
 		t.Errorf("actor %s, want %s", got, want)
+	}
+}
+
+func TestClientThatHangsUpInMidPushKeepsNothingRunning(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	body, pack := io.Pipe()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, b.url+"/git/hello/git-receive-pack", body)
+	must(t, err)
+	req.SetBasicAuth("x", b.token)
+	req.Header.Set("Content-Type", "application/x-git-receive-pack-request")
+	ended := make(chan error, 1)
+	go func() {
+		res, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Do(req)
+		if err == nil {
+			_, err = io.Copy(io.Discard, res.Body)
+			_ = res.Body.Close()
+		}
+		ended <- err
+	}()
+	zeros := strings.Repeat("0", 40)
+	_, err = io.WriteString(pack, "0100"+zeros+" "+strings.Repeat("a", 40)+" refs/heads/main\x00 report-status side-band-64k")
+	must(t, err)
+	must(t, pack.CloseWithError(errors.New("the laptop was closed")))
+	if err := <-ended; err == nil {
+		t.Error("half a push was answered as a whole one")
+	}
+	b.stop() // returns when git has gone
+	if events, _ := b.recorded(t); len(events) > 0 {
+		t.Errorf("%d events of half a push", len(events))
 	}
 }
 

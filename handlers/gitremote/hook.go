@@ -41,7 +41,7 @@ const (
 func RunHook(name string, stdin io.Reader, stdout io.Writer, getenv func(string) string) int {
 	body, err := io.ReadAll(io.LimitReader(stdin, maxUpdates+1))
 	if err == nil && len(body) > maxUpdates && name == preReceive {
-		fmt.Fprintln(stdout, "pipeops: this push moves too many refs. Push fewer at a time.")
+		say(stdout, "pipeops: this push moves too many refs. Push fewer at a time.")
 		return 1
 	}
 	var answer []byte
@@ -54,15 +54,18 @@ func RunHook(name string, stdin io.Reader, stdout io.Writer, getenv func(string)
 		_, _ = stdout.Write(answer)
 		return 0
 	case name == postReceive: // the refs are moved: the reflogs have it
-		fmt.Fprintln(stdout, laterText)
+		say(stdout, laterText)
 		return 0
 	case err == nil && status == http.StatusConflict:
 		_, _ = stdout.Write(answer)
 		return 1
 	}
-	fmt.Fprintln(stdout, "pipeops: the server doesn't answer; nothing was changed. Push again in a minute.")
+	say(stdout, "pipeops: the server doesn't answer; nothing was changed. Push again in a minute.")
 	return 1
 }
+
+// say prints for who pushed, who may have gone.
+func say(stdout io.Writer, text string) { _, _ = io.WriteString(stdout, text+"\n") }
 
 const laterText = "pipeops: the push is accepted but can't be recorded right now; it is recorded later, by itself."
 
@@ -169,7 +172,7 @@ func (r *Remote) serveHook(w http.ResponseWriter, req *http.Request) {
 	if req.URL.Path == "/"+preReceive {
 		if no := r.check(ctx, p, updates); no != "" {
 			w.WriteHeader(http.StatusConflict)
-			fmt.Fprintln(w, no)
+			say(w, no)
 		}
 		return
 	}

@@ -65,7 +65,7 @@ func TestHookWithoutAServerRefusesWhatIsStillToComeAndForgivesWhatIsDone(t *test
 
 func TestSocketHasAShortPathAndThoseOfKilledProcessesAreRemoved(t *testing.T) {
 	t.Parallel()
-	short, err := os.MkdirTemp("", "git")
+	short, err := os.MkdirTemp("", "git") //nolint:usetesting // t.TempDir is too long for a socket
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,7 +80,7 @@ func TestSocketHasAShortPathAndThoseOfKilledProcessesAreRemoved(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, root := range []string{short, filepath.Join(t.TempDir(), strings.Repeat("long", 30))} {
-		path, tidy, err := (&Remote{cfg: Config{Root: root}}).socket()
+		path, tidy, err := (&Remote{cfg: Config{Root: root}}).socket(t.Context())
 		if err != nil || len(path) > maxSocket {
 			t.Errorf("socket of %s: %s, %v", root, path, err)
 		}

@@ -35,7 +35,7 @@ type session struct {
 
 // open listens for git's hooks.
 func (r *Remote) open(ctx context.Context) (*session, error) {
-	socket, tidy, err := r.socket()
+	socket, tidy, err := r.socket(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -59,8 +59,8 @@ func (r *Remote) open(ctx context.Context) (*session, error) {
 
 // socket names where hooks call: beside the repositories, or where the path is
 // short enough. The name is new each time: hooks of a session that ends still call the old one.
-func (r *Remote) socket() (path string, tidy func(), err error) {
-	r.sweepSockets()
+func (r *Remote) socket(ctx context.Context) (path string, tidy func(), err error) {
+	r.sweepSockets(ctx)
 	path = filepath.Join(r.cfg.Root, socketPrefix+rand.Text()[:8])
 	if len(path) <= maxSocket {
 		return path, func() { _ = os.Remove(path) }, nil
@@ -75,10 +75,10 @@ func (r *Remote) socket() (path string, tidy func(), err error) {
 const socketPrefix = "hooks-"
 
 // sweepSockets removes those that nobody listens at: their process was killed.
-func (r *Remote) sweepSockets() {
+func (r *Remote) sweepSockets(ctx context.Context) {
 	left, _ := filepath.Glob(filepath.Join(r.cfg.Root, socketPrefix+"*")) // the pattern is good
 	for _, path := range left {
-		conn, err := net.DialTimeout("unix", path, time.Second)
+		conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "unix", path)
 		if err == nil {
 			_ = conn.Close()
 		} else if errors.Is(err, syscall.ECONNREFUSED) {

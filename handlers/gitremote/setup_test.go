@@ -3,7 +3,6 @@ package gitremote_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -33,7 +32,7 @@ func TestMain(m *testing.M) {
 	if len(os.Args) == 3 && os.Args[1] == "hook" {
 		for _, variable := range os.Environ() {
 			if strings.Contains(strings.ToLower(variable), "authorization") {
-				fmt.Println("a hook was told who authorised its push")
+				_, _ = os.Stdout.WriteString("a hook was told who authorised its push\n")
 				os.Exit(1)
 			}
 		}
@@ -132,7 +131,7 @@ func (b *bundle) start(t *testing.T) {
 	}
 	t.Cleanup(b.stop)
 	waitFor(t, "the remote to lead", func() bool {
-		res, err := http.Get(b.url + "/git/hello/info/refs?service=git-upload-pack") //nolint:noctx // a test
+		res, err := http.Get(b.url + "/git/hello/info/refs?service=git-upload-pack")
 		must(t, err)
 		must(t, res.Body.Close())
 		return res.StatusCode == http.StatusUnauthorized
@@ -284,7 +283,7 @@ func (b *bundle) story(t *testing.T, names map[string]string) (lines []string) {
 	return lines
 }
 
-func must(t testing.TB, err error) {
+func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

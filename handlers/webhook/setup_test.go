@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -126,14 +127,14 @@ func sign(key, body string) string {
 }
 
 // fixture gives a recorded body.
-func fixture(t testing.TB, name string) string {
+func fixture(t *testing.T, name string) string {
 	t.Helper()
 	body, err := os.ReadFile(filepath.Join("testdata", "deliveries", "github", name+".json"))
 	must(t, err)
 	return string(body)
 }
 
-func (d delivery) request(t testing.TB, url string) *http.Request {
+func (d delivery) request(t *testing.T, url string) *http.Request {
 	t.Helper()
 	path, method := d.path, d.method
 	if path == "" {
@@ -147,9 +148,7 @@ func (d delivery) request(t testing.TB, url string) *http.Request {
 	headers := map[string]string{
 		"Content-Type": "application/json", "X-GitHub-Event": d.event, "X-GitHub-Delivery": d.id, "X-Hub-Signature-256": sign(secret, d.body),
 	}
-	for name, value := range d.headers {
-		headers[name] = value
-	}
+	maps.Copy(headers, d.headers)
 	for name, value := range headers {
 		if value != "" {
 			req.Header.Set(name, value)
@@ -163,18 +162,21 @@ type answer struct {
 	code   int
 	header http.Header
 
-	Push, Status, Reason, Cursor string
-	Diagnosis                    *domain.Diagnosis
+	Push      string            `json:"push"`
+	Status    string            `json:"status"`
+	Reason    string            `json:"reason"`
+	Cursor    string            `json:"cursor"`
+	Diagnosis *domain.Diagnosis `json:"diagnosis"`
 }
 
-func (b *bundle) send(t testing.TB, d delivery) answer { t.Helper(); return send(t, b.url, d) }
+func (b *bundle) send(t *testing.T, d delivery) answer { t.Helper(); return send(t, b.url, d) }
 
-func send(t testing.TB, url string, d delivery) answer {
+func send(t *testing.T, url string, d delivery) answer {
 	t.Helper()
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	res, err := client.Do(d.request(t, url))
 	must(t, err)
-	defer res.Body.Close()
+	defer res.Body.Close() //nolint:errcheck // only read
 	body, err := io.ReadAll(res.Body)
 	must(t, err)
 	a := answer{code: res.StatusCode, header: res.Header}
@@ -185,7 +187,7 @@ func send(t testing.TB, url string, d delivery) answer {
 }
 
 // recorded gives the events of pushes, with their personal fields opened.
-func (b *bundle) recorded(t testing.TB) (events []domain.Event, envelopes []domain.Recorded) {
+func (b *bundle) recorded(t *testing.T) (events []domain.Event, envelopes []domain.Recorded) {
 	t.Helper()
 	for r, err := range b.store.Read(t.Context(), eventstore.Query{}) {
 		must(t, err)
@@ -203,7 +205,7 @@ func (b *bundle) recorded(t testing.TB) (events []domain.Event, envelopes []doma
 	return events, envelopes
 }
 
-func must(t testing.TB, err error) {
+func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

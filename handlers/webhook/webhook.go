@@ -73,8 +73,11 @@ func (c Config) Validate() error {
 		name    string
 		missing bool
 	}{
-		{"Receiver", c.Receiver == nil}, {"Secrets", c.Secrets == nil}, {"Seal", c.Seal == nil},
-		{"Subject", c.Subject == nil}, {"NewID", c.NewID == nil},
+		{"Receiver", c.Receiver == nil},
+		{"Secrets", c.Secrets == nil},
+		{"Seal", c.Seal == nil},
+		{"Subject", c.Subject == nil},
+		{"NewID", c.NewID == nil},
 	} {
 		if required.missing {
 			problems = append(problems, fmt.Errorf("webhook: %s is missing", required.name))
@@ -280,8 +283,7 @@ func (h *Handler) record(ctx context.Context, s source, header http.Header, body
 	}, commands.WithAttachment(eventstore.Attachment{
 		ID: string(cmd.Push), ProjectID: s.project, ContentType: contentType(header), KeyID: keyID, Sealed: sealed,
 	}))
-	var no *domain.Refusal
-	if errors.As(err, &no) {
+	if no, ok := errors.AsType[*domain.Refusal](err); ok {
 		h.cfg.Log.WarnContext(ctx, "webhook refused", "project", s.project, "provider", s.name, "reason", no.Message)
 		return commands.Received{}, errUnsigned // a secret outlived its project
 	}
