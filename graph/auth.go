@@ -32,6 +32,7 @@ func Actor(ctx context.Context) string {
 func (h *Handler) identify(r *http.Request) (context.Context, error) {
 	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 	if !ok {
+		token = ""
 		if c, err := r.Cookie(cookie); err == nil {
 			token = c.Value
 		}

@@ -184,6 +184,10 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			http.Error(w, "speak graphql-transport-ws: the older graphql-ws is not served", http.StatusBadRequest)
 			return
 		}
+		if !fromHere(r, h.config.Origins) {
+			http.Error(w, "pages of another site may not use this server", http.StatusForbidden)
+			return
+		}
 		h.graph.ServeHTTP(w, r.WithContext(withSession(ctx, &session{config: h.config})))
 	case problem != nil:
 		h.refuse(w, problem)

@@ -8,6 +8,9 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
+	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -43,6 +46,22 @@ func speaks(r *http.Request, name string) bool {
 		}
 	}
 	return false
+}
+
+// fromHere says whether a request is no browser's, or that of a page of ours: a cookie comes along from any page.
+func fromHere(r *http.Request, origins []string) bool {
+	origin := r.Header.Get("Origin")
+	if origin == "" {
+		return true
+	}
+	u, err := url.Parse(origin)
+	if err != nil {
+		return false
+	}
+	return strings.EqualFold(u.Host, r.Host) || slices.ContainsFunc(origins, func(pattern string) bool {
+		ok, err := path.Match(strings.ToLower(pattern), strings.ToLower(u.Host))
+		return ok && err == nil
+	})
 }
 
 // websocket gives the transport. gqlgen runs the operations; what it leaves open (write deadlines, a cap of operations,

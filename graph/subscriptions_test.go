@@ -1,0 +1,466 @@
+package graph_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
+
+	"github.com/pipeops/pipeops/domain"
+	"github.com/pipeops/pipeops/eventstore"
+	"github.com/pipeops/pipeops/graph"
+	"github.com/pipeops/pipeops/internal/records"
+)
+
+func everythingOf(p domain.ProjectID) eventstore.Query { return eventstore.Query{Project: p} }
+
+func beat(worker domain.WorkerID, incarnation string, slots int, running ...domain.AttemptID) records.Beat {
+	return records.Beat{Worker: worker, Incarnation: incarnation, Class: "build", Slots: slots, Running: running}
+}
+
+const eventsQuery = `subscription($after: Cursor, $filter: EventFilter) { events(after: $after, filter: $filter) { cursor head events { position type project data } } }`
+
+type eventsView struct {
+	Events struct {
+		Cursor, Head string
+		Events       []struct {
+			Position, Type, Project string
+			Data                    json.RawMessage
+		}
+	}
+}
+
+// append records plain events of many projects, one of them with bodies of that size.
+func (w *world) append(n, size int, project domain.ProjectID) {
+	w.t.Helper()
+	var events []eventstore.NewEvent
+	for i := range n {
+		e := eventstore.NewEvent{
+			ID: uuid.NewString(), Type: "LayerBuilt", SchemaVersion: 1, ProjectID: project, OccurredAt: w.now,
+			Body: fmt.Appendf(nil, `{"digest":"","name":"%s","durationMs":1}`, strings.Repeat("x", size)),
+		}
+		if i%3 == 1 {
+			e.ProjectID = "prj_other"
+		}
+		if i%3 == 2 {
+			e.Type = "LayerCached"
+		}
+		events = append(events, e)
+	}
+	_, err := w.store.Append(w.t.Context(), eventstore.Append{Writes: []eventstore.Write{
+		{Stream: domain.Stream("test/" + uuid.NewString()), Expected: eventstore.AnyVersion, Events: events},
+	}})
+	must(w.t, err)
+}
+
+func TestASubscriptionCutAHundredTimesSeesExactlyTheFilteredLog(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	project := w.project("hello")
+	const seed, cuts = 11, 100
+	r := rand.New(rand.NewPCG(seed, 0))
+	stop := make(chan struct{})
+	var group sync.WaitGroup
+	group.Go(func() {
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+				w.append(1+i%7, 10, project)
+			}
+		}
+	})
+	filter := map[string]any{"project": "hello", "types": []string{"LayerBuilt", "ProjectCreated"}}
+	var got []string
+	var after *string
+	read := func(s *socket) bool { // until it is cut
+		f, err := s.next()
+		if err != nil {
+			return false
+		}
+		var answer struct{ Data eventsView }
+		if f.Type != "next" || json.Unmarshal(f.Payload, &answer) != nil {
+			t.Fatalf("got %s %s", f.Type, f.Payload)
+		}
+		for _, e := range answer.Data.Events.Events {
+			got = append(got, e.Position)
+		}
+		after = &answer.Data.Events.Cursor
+		return true
+	}
+	for range cuts {
+		s := w.connect()
+		s.subscribe("1", eventsQuery, map[string]any{"after": after, "filter": filter})
+		instant := time.AfterFunc(time.Duration(r.IntN(30))*time.Millisecond, func() { _ = s.conn.CloseNow() })
+		for read(s) {
+		}
+		instant.Stop()
+	}
+	close(stop)
+	group.Wait()
+	s := w.connect()
+	s.subscribe("1", eventsQuery, map[string]any{"after": after, "filter": filter})
+	for after == nil || *after != w.head().String() {
+		if !read(s) {
+			t.Fatal("cut")
+		}
+	}
+	var want []string
+	for e, err := range w.store.Read(t.Context(), eventstore.Query{Project: project, Types: []string{"LayerBuilt", "ProjectCreated"}}) {
+		must(t, err)
+		want = append(want, fmt.Sprint(e.Cursor.Position))
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("seed %d, %d events (-want +got):\n%s", seed, len(want), diff)
+	}
+	if len(want) < 100 {
+		t.Errorf("only %d events", len(want))
+	}
+}
+
+func TestEventsThatTheFilterLeavesOutMoveTheCursor(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.project("hello")
+	s := w.connect()
+	s.subscribe("1", eventsQuery, map[string]any{"after": w.head().String(), "filter": map[string]any{"types": []string{"RolledBack"}}})
+	w.append(5, 1, "prj_x")
+	for {
+		b := data[eventsView](s, "1").Events
+		if len(b.Events) > 0 {
+			t.Fatalf("got %+v", b)
+		}
+		if b.Cursor == w.head().String() && b.Head == b.Cursor {
+			break
+		}
+	}
+}
+
+func TestBadCursorsEndASubscriptionWithTheirCode(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.project("hello")
+	_, err := w.owner.Exec(t.Context(), "SELECT pipeops.raise_log_epoch()")
+	must(t, err)
+	s := w.connect()
+	for cursor, code := range map[string]string{"x": "CURSOR_BAD", "1.99": "CURSOR_FORKED", "2.99": "CURSOR_AHEAD"} {
+		s.subscribe(cursor, eventsQuery, map[string]any{"after": cursor})
+		f, err := s.next()
+		must(t, err)
+		if !strings.Contains(string(f.Payload), `"code":"`+code+`"`) {
+			t.Errorf("%s: got %s %s, want %s", cursor, f.Type, f.Payload, code)
+		}
+		for f.Type != "complete" && f.Type != "error" {
+			f, err = s.next()
+			must(t, err)
+		}
+	}
+}
+
+func TestAReaderThatIsStuckIsCutAndTheOthersGoOn(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(c *graph.Config) { c.Write = time.Second })
+	project := w.project("hello")
+	stuck := w.connect()
+	stuck.subscribe("1", eventsQuery, nil) // and never reads again
+	first := data[eventsView](stuck, "1").Events.Cursor
+	good := w.connect()
+	good.subscribe("1", eventsQuery, map[string]any{"after": w.head().String()})
+	const batches = 24
+	last := w.head().Position + batches*6
+	var group sync.WaitGroup
+	group.Go(func() {
+		for range batches {
+			w.append(6, 200_000, project)
+		}
+	})
+	for seen := int64(0); seen < last; {
+		seen = position(t, data[eventsView](good, "1").Events.Cursor)
+	}
+	group.Wait()
+	got := []string{first}
+	for {
+		f, err := stuck.next()
+		if err != nil {
+			break // it was cut: what the sockets held came before
+		}
+		var answer struct{ Data eventsView }
+		must(t, json.Unmarshal(f.Payload, &answer))
+		got = append(got, answer.Data.Events.Cursor)
+	}
+	after := got[len(got)-1]
+	if after == w.head().String() {
+		t.Fatalf("it was never stuck: %d messages", len(got))
+	}
+	again := w.connect()
+	again.subscribe("1", eventsQuery, map[string]any{"after": after})
+	for next := position(t, after) + 1; next <= w.head().Position; {
+		for _, e := range data[eventsView](again, "1").Events.Events {
+			if e.Position != fmt.Sprint(next) {
+				t.Fatalf("resumed after %s: got position %s, want %d", after, e.Position, next)
+			}
+			next++
+		}
+	}
+}
+
+func position(t *testing.T, cursor string) int64 {
+	t.Helper()
+	c, err := domain.ParseCursor(cursor)
+	must(t, err)
+	return c.Position
+}
+
+func TestTheProtocolOfWebsocketsIsKept(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(c *graph.Config) { c.Operations, c.Init = 3, 500*time.Millisecond })
+	w.project("hello")
+	head := w.head().String()
+	auth := http.Header{"Authorization": {"Bearer " + w.token}}
+	initialise := frame{Type: "connection_init"}
+	for _, c := range []struct {
+		name string
+		run  func() *socket
+		code websocket.StatusCode
+	}{
+		{"no token", func() *socket { s := w.dial(nil); s.send(initialise); return s }, 4403},
+		{"a wrong token", func() *socket {
+			s := w.dial(nil)
+			s.send(frame{Type: "connection_init", Payload: payload(map[string]any{"authorization": "Bearer nonsense"})})
+			return s
+		}, 4403},
+		{"subscribe before connection_init", func() *socket { s := w.dial(auth); s.subscribe("1", eventsQuery, nil); return s }, 4401},
+		{"connection_init twice", func() *socket { s := w.connect(); s.send(initialise); return s }, 4429},
+		{"silence", func() *socket { return w.dial(auth) }, 4408},
+		{"no JSON", func() *socket {
+			s := w.connect()
+			must(t, s.conn.Write(t.Context(), websocket.MessageText, []byte("{")))
+			return s
+		}, 4400},
+		{"an unknown message", func() *socket { s := w.connect(); s.send(frame{Type: "hello"}); return s }, 4400},
+		{"the same id twice", func() *socket {
+			s := w.connect()
+			s.subscribe("1", eventsQuery, map[string]any{"after": head})
+			s.subscribe("1", eventsQuery, map[string]any{"after": head})
+			return s
+		}, 4409},
+	} {
+		if code, reason := c.run().closed(); code != c.code {
+			t.Errorf("%s: closed with %d %q, want %d", c.name, code, reason, c.code)
+		}
+	}
+	_, resp, err := websocket.Dial(t.Context(), w.server.URL+"/graphql", &websocket.DialOptions{Subprotocols: []string{"graphql-ws"}, HTTPHeader: auth})
+	if err == nil || resp.StatusCode != http.StatusBadRequest {
+		t.Errorf("the older protocol: got %v", err)
+	}
+	_, resp, err = websocket.Dial(t.Context(), w.server.URL+"/graphql", &websocket.DialOptions{
+		Subprotocols: []string{"graphql-transport-ws"}, HTTPHeader: http.Header{"Origin": {"https://evil.test"}},
+	})
+	if err == nil || resp.StatusCode != http.StatusForbidden {
+		t.Errorf("another site's page: got %v", err)
+	}
+}
+
+func TestOperationsOfAConnectionAreCappedAndTheirIdsCanBeUsedAgain(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(c *graph.Config) { c.Operations = 3 })
+	w.project("hello")
+	s := w.connect()
+	head := map[string]any{"after": w.head().String()}
+	for _, id := range []string{"a", "b", "c", "d"} {
+		s.subscribe(id, eventsQuery, head)
+	}
+	f, err := s.next()
+	if err != nil || f.Type != "error" || f.ID != "d" || !strings.Contains(string(f.Payload), "TOO_MANY_OPERATIONS") {
+		t.Fatalf("got %+v %s, %v", f, f.Payload, err)
+	}
+	for range 50 { // end and begin again under the same id, at once
+		s.send(frame{ID: "c", Type: "complete"})
+		s.subscribe("q", `{ head }`, nil)
+		for ended := false; !ended; {
+			f, err := s.next()
+			must(t, err)
+			ended = f.ID == "q" && (f.Type == "complete" || f.Type == "error")
+		}
+		s.subscribe("c", eventsQuery, head)
+	}
+	w.append(1, 1, "prj_x")
+	seen := map[string]int{}
+	for len(seen) < 3 {
+		f, err := s.next()
+		must(t, err)
+		if f.Type != "next" {
+			t.Fatalf("got %s %s %s", f.Type, f.ID, f.Payload)
+		}
+		if seen[f.ID]++; seen[f.ID] > 1 {
+			t.Fatalf("%s got the same event twice: an operation that was ended goes on", f.ID)
+		}
+	}
+}
+
+func TestARevokedTokenEndsItsSubscriptions(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(c *graph.Config) { c.Recheck = 50 * time.Millisecond })
+	w.project("hello")
+	s := w.connect()
+	s.subscribe("1", eventsQuery, nil)
+	data[eventsView](s, "1")
+	lines, closed := w.stream(eventsQuery, nil)
+	<-lines
+	must(t, w.records.tokens.Revoke(t.Context(), w.id))
+	if code, reason := s.closed(); code != 4403 {
+		t.Errorf("closed with %d %q, want 4403", code, reason)
+	}
+	select {
+	case <-closed:
+	case <-time.After(30 * time.Second):
+		t.Error("server-sent events go on")
+	}
+}
+
+func TestEveryEventIsAuthorised(t *testing.T) {
+	t.Parallel()
+	var mu sync.Mutex
+	var hidden domain.ProjectID
+	w := newWorld(t, func(c *graph.Config) {
+		c.MayRead = func(_ context.Context, actor string, p domain.ProjectID) bool {
+			mu.Lock()
+			defer mu.Unlock()
+			return strings.HasPrefix(actor, "token:") && p != hidden
+		}
+	})
+	hello, secret := w.project("hello"), w.project("secret")
+	s := w.connect()
+	s.subscribe("1", eventsQuery, map[string]any{"after": w.head().String()})
+	w.append(1, 1, secret)
+	if b := data[eventsView](s, "1"); len(b.Events.Events) != 1 {
+		t.Fatalf("got %+v", b)
+	}
+	mu.Lock()
+	hidden = secret
+	mu.Unlock()
+	w.append(1, 1, secret)
+	w.append(1, 1, hello)
+	for {
+		b := data[eventsView](s, "1").Events
+		if len(b.Events) == 0 {
+			continue // its cursor has moved
+		}
+		if len(b.Events) != 1 || b.Events[0].Project != string(hello) {
+			t.Errorf("got %+v, want only the event of %s", b.Events, hello)
+		}
+		break
+	}
+	names := ask[struct{ Projects []struct{ Name string } }](w, `{ projects { name } }`, nil).Projects
+	if len(names) != 1 || names[0].Name != "hello" {
+		t.Errorf("got %v", names)
+	}
+	w.refused("NOT_FOUND", `{ builds(project: "secret") { id } }`, nil)
+	w.refused("NOT_FOUND", `mutation { configureProject(input: {project: "secret", branch: "x"}) { cursor } }`, nil)
+	page := ask[struct {
+		Events struct{ Events []struct{ Project string } }
+	}](w, `{ events { events { project } } }`, nil).Events.Events
+	if slices.ContainsFunc(page, func(e struct{ Project string }) bool { return e.Project == string(secret) }) {
+		t.Errorf("got %v", page)
+	}
+}
+
+func TestSubscriptionsOfReadModelsTickWhenTheyChange(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	project := w.project("hello")
+	s := w.connect()
+	s.subscribe("timeline", `subscription { timelineChanged(project: "hello") { push { status builds { phase step } deployments { phase } } entries { text } } }`, nil)
+	s.subscribe("status", `subscription { statusChanged(project: "hello") { phase address latest { id } } }`, nil)
+	s.subscribe("projects", `subscription { projectsChanged { name lastPush { status } status { phase } } }`, nil)
+	// wait reads on until a subscription says something.
+	said := map[string]string{}
+	wait := func(id, text string) {
+		t.Helper()
+		for !strings.Contains(said[id], text) {
+			f, err := s.next()
+			must(t, err)
+			if f.Type != "next" || strings.Contains(string(f.Payload), `"errors"`) {
+				t.Fatalf("got %s %s %s", f.Type, f.ID, f.Payload)
+			}
+			said[f.ID] = string(f.Payload)
+		}
+	}
+	wait("status", `"phase":null`)
+	wait("projects", `"name":"hello"`)
+	_, build := w.push(project)
+	wait("timeline", `"builds":[{"phase":"WAITING","step":""}]`)
+	w.do(project, domain.ClaimBuild{Build: build, Worker: "wrk_1", Incarnation: "i1"})
+	w.report(domain.NewAttemptID(string(build), 1), domain.LayerBuilt{Name: "[1/2] RUN make", Duration: 10})
+	wait("timeline", `"builds":[{"phase":"RUNNING","step":"[1/2] RUN make"}]`)
+	digest := "sha256:1"
+	w.report(domain.NewAttemptID(string(build), 1), domain.ImagePushed{Reference: "r@" + digest, Digest: digest},
+		domain.ImageTagged{Reference: "r:1", Digest: digest}, domain.BuildSucceeded{Digest: digest})
+	w.deployment(project, domain.DeploymentSucceeded{Digest: digest, Available: 1, Address: "hello.svc:80"})
+	wait("timeline", `"status":"LIVE"`)
+	wait("status", `"address":"hello.svc:80"`)
+	wait("projects", `"lastPush":{"status":"LIVE"}`)
+	s.subscribe("none", `subscription { statusChanged(project: "nobody") { phase } }`, nil)
+	for f := (frame{}); f.ID != "none"; {
+		var err error
+		f, err = s.next()
+		must(t, err)
+		if f.ID == "none" && !strings.Contains(string(f.Payload), "NOT_FOUND") {
+			t.Errorf("got %s %s", f.Type, f.Payload)
+		}
+	}
+}
+
+// stream subscribes over server-sent events; closed is closed when the server has ended it.
+func (w *world) stream(query string, variables map[string]any) (lines <-chan string, closed <-chan struct{}) {
+	w.t.Helper()
+	r, err := http.NewRequestWithContext(w.t.Context(), http.MethodPost, w.server.URL+"/graphql", strings.NewReader(string(payload(map[string]any{"query": query, "variables": variables}))))
+	must(w.t, err)
+	r.Header.Set("Authorization", "Bearer "+w.token)
+	r.Header.Set("Content-Type", "application/json")
+	r.Header.Set("Accept", "text/event-stream")
+	resp, err := http.DefaultClient.Do(r)
+	must(w.t, err)
+	out, end := make(chan string, 100), make(chan struct{}) // 100: more than a test reads late
+	go func() {
+		defer close(end)
+		defer resp.Body.Close()
+		for s := bufio.NewScanner(resp.Body); s.Scan(); {
+			if text, ok := strings.CutPrefix(s.Text(), "data: "); ok {
+				out <- text
+			}
+		}
+	}()
+	return out, end
+}
+
+func TestServerSentEventsReplayAndFollowToo(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.project("hello")
+	lines, _ := w.stream(eventsQuery, nil)
+	w.append(2, 1, "prj_x")
+	next := int64(1)
+	for next <= w.head().Position {
+		var answer struct{ Data eventsView }
+		must(t, json.Unmarshal([]byte(<-lines), &answer))
+		for _, e := range answer.Data.Events.Events {
+			if e.Position != fmt.Sprint(next) {
+				t.Fatalf("got position %s, want %d", e.Position, next)
+			}
+			next++
+		}
+	}
+}
