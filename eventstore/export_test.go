@@ -1,0 +1,22 @@
+package eventstore
+
+// Queued says how many appends wait for the one in flight.
+func (s *Store) Queued() int {
+	s.committer.mu.Lock()
+	defer s.committer.mu.Unlock()
+	return len(s.committer.queue)
+}
+
+// LeafInput is what LeafHash hashes after the zero byte.
+var LeafInput = leafInput
+
+// RingBytes says how much the hub's ring holds.
+func (s *Store) RingBytes() int {
+	s.hub.mu.Lock()
+	defer s.hub.mu.Unlock()
+	size := 0
+	for _, e := range s.hub.ring[:cap(s.hub.ring)] {
+		size += len(e.Body)
+	}
+	return size
+}
