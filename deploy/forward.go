@@ -62,7 +62,8 @@ type forwarder struct {
 	slices             discoverylisters.EndpointSliceLister
 
 	mu         sync.Mutex
-	directNext time.Time // when a ClusterIP that didn't answer may be tried again
+	directNext time.Time          // when a ClusterIP that didn't answer may be tried again
+	tunnels    map[string]*tunnel // by pod
 }
 
 func newForwarder(c *rest.Config, client kubernetes.Interface, namespace, service string) *forwarder {
@@ -70,7 +71,7 @@ func newForwarder(c *rest.Config, client kubernetes.Interface, namespace, servic
 		o.LabelSelector = manifests.LabelName + "=" + service
 	}))
 	return &forwarder{
-		config: c, client: client, namespace: namespace, service: service, factory: factory,
+		config: c, client: client, namespace: namespace, service: service, factory: factory, tunnels: map[string]*tunnel{},
 		services: factory.Core().V1().Services().Lister(),
 		slices:   factory.Discovery().V1().EndpointSlices().Lister(),
 	}
@@ -83,6 +84,7 @@ func (f *forwarder) run(ctx context.Context, l net.Listener) error {
 	defer f.factory.Shutdown() // which waits for the stop
 	defer stop(nil)
 	context.AfterFunc(ctx, func() { _ = l.Close() })
+	defer f.closeTunnels()
 	var open sync.WaitGroup
 	defer open.Wait()
 	for {
@@ -138,7 +140,7 @@ func (f *forwarder) backend(ctx context.Context) (stream, error) {
 		pods := f.ready()
 		rand.Shuffle(len(pods), func(i, k int) { pods[i], pods[k] = pods[k], pods[i] })
 		for _, p := range pods {
-			if s, err := f.tunnel(ctx, p); err == nil {
+			if s, err := f.through(ctx, p); err == nil {
 				return s, nil
 			}
 		}

@@ -2,11 +2,12 @@ package deploy
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
+	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/httpstream"
@@ -14,29 +15,33 @@ import (
 	"k8s.io/client-go/transport/spdy"
 )
 
-// tunnelled is one connection to a port of a pod through the API server.
-type tunnelled struct {
-	httpstream.Stream // the data
+// tunnel is one connection through the API server to a pod, for all streams to it: to open one is costly.
+type tunnel struct {
+	pod string
 
+	mu         sync.Mutex // held while dialling, so that all who want it wait for the same
 	connection httpstream.Connection
+	streams    int // open
+	made       int // so far
 }
 
-// CloseWrite tells the program that nothing more comes.
-func (t *tunnelled) CloseWrite() error { return t.Stream.Close() }
+// through opens a stream to a pod.
+func (f *forwarder) through(ctx context.Context, p backendPod) (stream, error) {
+	f.mu.Lock()
+	if f.tunnels[p.name] == nil {
+		f.tunnels[p.name] = &tunnel{pod: p.name}
+	}
+	t := f.tunnels[p.name]
+	f.mu.Unlock()
 
-// Close ends the whole connection.
-func (t *tunnelled) Close() error { return t.connection.Close() }
-
-// tunnel opens a connection of its own for each stream: one that stalls holds no other up.
-func (f *forwarder) tunnel(ctx context.Context, p backendPod) (stream, error) {
-	type dialled struct {
+	type opened struct {
 		stream
 		error
 	}
-	result := make(chan dialled, 1) // one result, and nobody who takes it when ctx has ended
+	result := make(chan opened, 1) // one result, and nobody who takes it when ctx has ended
 	go func() {
-		s, err := f.dial(p)
-		result <- dialled{s, err}
+		s, err := f.open(t, p.port)
+		result <- opened{s, err}
 	}()
 	select {
 	case r := <-result:
@@ -51,15 +56,77 @@ func (f *forwarder) tunnel(ctx context.Context, p backendPod) (stream, error) {
 	}
 }
 
-func (f *forwarder) dial(p backendPod) (stream, error) {
-	url := f.client.CoreV1().RESTClient().Post().Resource("pods").Namespace(f.namespace).Name(p.name).SubResource("portforward").URL()
+// tunnelled is one stream through a tunnel.
+type tunnelled struct {
+	httpstream.Stream // the data
+
+	end func()
+}
+
+// CloseWrite tells the program that nothing more comes.
+func (t *tunnelled) CloseWrite() error { return t.Stream.Close() }
+
+// Close ends the stream.
+func (t *tunnelled) Close() error {
+	t.end()
+	return nil
+}
+
+// open makes the pair of streams that the protocol wants. What the pod says on the first one ends the second.
+func (f *forwarder) open(t *tunnel, port int32) (stream, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := f.dial(t); err != nil {
+		return nil, fmt.Errorf("forward to pod %s: %w", t.pod, err)
+	}
+	t.made++
+	headers := http.Header{}
+	headers.Set(corev1.PortHeader, strconv.Itoa(int(port)))
+	headers.Set(corev1.PortForwardRequestIDHeader, strconv.Itoa(t.made))
+	headers.Set(corev1.StreamType, corev1.StreamTypeError)
+	trouble, err := t.connection.CreateStream(headers)
+	var data httpstream.Stream
+	if err == nil {
+		_ = trouble.Close() // we write nothing on it
+		headers.Set(corev1.StreamType, corev1.StreamTypeData)
+		data, err = t.connection.CreateStream(headers)
+	}
+	if err != nil { // the connection is dead: the next one gets another
+		_ = t.connection.Close()
+		t.connection = nil
+		return nil, fmt.Errorf("forward to port %d of pod %s: %w", port, t.pod, err)
+	}
+	go func() {
+		if message, err := io.ReadAll(trouble); err == nil && len(message) > 0 {
+			_ = data.Reset()
+		}
+	}()
+	t.streams++
+	connection := t.connection
+	return &tunnelled{Stream: data, end: sync.OnceFunc(func() {
+		_ = data.Reset()
+		connection.RemoveStreams(trouble, data)
+		f.left(t, connection)
+	})}, nil
+}
+
+// dial connects unless the tunnel is. It needs the tunnel's lock.
+func (f *forwarder) dial(t *tunnel) error {
+	if t.connection != nil {
+		select {
+		case <-t.connection.CloseChan():
+		default:
+			return nil
+		}
+	}
+	url := f.client.CoreV1().RESTClient().Post().Resource("pods").Namespace(f.namespace).Name(t.pod).SubResource("portforward").URL()
 	transport, upgrader, err := spdy.RoundTripperFor(f.config)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	websocket, err := portforward.NewSPDYOverWebsocketDialer(url, f.config)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	older := spdy.NewDialer(upgrader, &http.Client{Transport: transport}, http.MethodPost, url)
 	dialer := portforward.NewFallbackDialer(websocket, older, func(err error) bool {
@@ -67,32 +134,42 @@ func (f *forwarder) dial(p backendPod) (stream, error) {
 	})
 	connection, _, err := dialer.Dial(portforward.PortForwardProtocolV1Name)
 	if err != nil {
-		return nil, fmt.Errorf("forward to pod %s: %w", p.name, err)
+		return err
 	}
-	data, err := open(connection, p.port)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("forward to port %d of pod %s: %w", p.port, p.name, err), connection.Close())
-	}
-	return &tunnelled{Stream: data, connection: connection}, nil
+	t.connection, t.streams = connection, 0
+	return nil
 }
 
-// open makes the pair of streams that the protocol wants. When the pod says on the first one that it can't go on, the
-// connection is closed.
-func open(connection httpstream.Connection, port int32) (httpstream.Stream, error) {
-	headers := http.Header{}
-	headers.Set(corev1.PortHeader, strconv.Itoa(int(port)))
-	headers.Set(corev1.PortForwardRequestIDHeader, "0")
-	headers.Set(corev1.StreamType, corev1.StreamTypeError)
-	trouble, err := connection.CreateStream(headers)
-	if err != nil {
-		return nil, err
+// left notes that a stream is over. The last one of a pod that isn't ready any more closes its tunnel.
+func (f *forwarder) left(t *tunnel, connection httpstream.Connection) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.connection != connection {
+		return
 	}
-	_ = trouble.Close() // we write nothing on it
-	go func() {
-		if message, err := io.ReadAll(trouble); err == nil && len(message) > 0 {
-			_ = connection.Close()
+	t.streams--
+	if t.streams > 0 || slices.ContainsFunc(f.ready(), func(p backendPod) bool { return p.name == t.pod }) {
+		return
+	}
+	_ = t.connection.Close()
+	t.connection = nil
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.tunnels, t.pod)
+}
+
+// closeTunnels cuts all.
+func (f *forwarder) closeTunnels() {
+	f.mu.Lock()
+	all := f.tunnels
+	f.tunnels = map[string]*tunnel{}
+	f.mu.Unlock()
+	for _, t := range all {
+		t.mu.Lock()
+		if t.connection != nil {
+			_ = t.connection.Close()
+			t.connection = nil
 		}
-	}()
-	headers.Set(corev1.StreamType, corev1.StreamTypeData)
-	return connection.CreateStream(headers)
+		t.mu.Unlock()
+	}
 }
