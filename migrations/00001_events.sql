@@ -78,6 +78,7 @@ END $$;
 
 CREATE TRIGGER never_changes BEFORE UPDATE OR DELETE OR TRUNCATE ON pipeops.events
     FOR EACH STATEMENT EXECUTE FUNCTION pipeops.refuse_change();
+-- A guard against accidents of the owner's. The application has no right to INSERT, whatever it sets.
 CREATE TRIGGER only_by_append BEFORE INSERT ON pipeops.events
     FOR EACH STATEMENT WHEN (current_setting('pipeops.appending', true) IS DISTINCT FROM 'yes')
     EXECUTE FUNCTION pipeops.refuse_insert();
@@ -124,7 +125,6 @@ CREATE FUNCTION pipeops.append(
     OUT epoch bigint, OUT base bigint, OUT exceptions jsonb
 ) LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pipeops, pg_temp
-SET pipeops.appending = 'yes'
 SET enable_seqscan = off -- a plan made while the log was empty must not stay a scan
 AS $$
 DECLARE
@@ -133,6 +133,7 @@ DECLARE
     refused integer[] := '{}'; -- callers that write nothing, known ones among them
     known integer[] := '{}';   -- callers whose events are all there already
     more jsonb;
+    switch text;
 BEGIN
     PERFORM lock_log();
     SELECT e.position, e.recorded_at INTO base, latest FROM events e ORDER BY e.position DESC LIMIT 1;
@@ -221,6 +222,7 @@ BEGIN
         END IF;
     END IF;
 
+    switch := set_config('pipeops.appending', 'yes', true);
     INSERT INTO events (position, log_epoch, stream, version, id, project_id, type, schema_version, body, occurred_at,
                         recorded_at, actor, correlation_id, causation_id, attempt, attempt_seq, trace)
     SELECT base + row_number() OVER (ORDER BY i.number), epoch, w.stream, w.actual + i.ofs, i.id, i.project_id, i.type,
@@ -234,6 +236,7 @@ BEGIN
     JOIN unnest(write_caller, write_stream, actual) WITH ORDINALITY AS w (caller, stream, actual, number)
          ON w.number = i.write
     WHERE w.caller <> ALL (refused);
+    switch := set_config('pipeops.appending', 'no', true);
 
     IF cardinality(attachment_caller) > 0 THEN
         INSERT INTO deliveries (id, event_id, project_id, content_type, key_id, sealed)
@@ -254,12 +257,14 @@ CREATE FUNCTION pipeops.append_one(
     trace text, OUT epoch bigint, OUT base bigint, OUT exceptions jsonb
 ) LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pipeops, pg_temp
-SET pipeops.appending = 'yes'
 SET enable_seqscan = off
 AS $$
 #variable_conflict use_variable
+DECLARE
+    switch text;
 BEGIN
     PERFORM lock_log();
+    switch := set_config('pipeops.appending', 'yes', true);
     INSERT INTO events (position, log_epoch, stream, version, id, project_id, type, schema_version, body, occurred_at,
                         recorded_at, actor, correlation_id, causation_id, attempt, attempt_seq, trace)
     SELECT coalesce(head.position, 0) + 1, (SELECT max(l.epoch) FROM log_epochs l), stream, newest.version + 1, id,
@@ -271,7 +276,8 @@ BEGIN
     WHERE expected < 0 OR newest.version = expected
     ON CONFLICT ON CONSTRAINT events_id_once DO NOTHING
     RETURNING events.log_epoch, events.position - 1 INTO epoch, base;
-    IF FOUND THEN
+    switch := set_config('pipeops.appending', 'no', true);
+    IF base IS NOT NULL THEN
         RETURN;
     END IF;
     SELECT a.epoch, a.base, a.exceptions INTO epoch, base, exceptions

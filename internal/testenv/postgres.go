@@ -30,7 +30,11 @@ func Postgres(tb testing.TB) string {
 	tb.Cleanup(func() {
 		ctx, cancel := cleaning()
 		defer cancel()
-		if err := execute(ctx, server, "DROP DATABASE IF EXISTS "+name+" WITH (FORCE)"); err != nil {
+		err := errors.Join(
+			execute(ctx, server, "DROP DATABASE IF EXISTS "+name+" WITH (FORCE)"),
+			execute(ctx, server, "DROP ROLE IF EXISTS pipeops_app_"+name), // of the application, made by migrations.Up
+		)
+		if err != nil {
 			tb.Errorf("drop database %s: %v", name, err)
 		}
 	})
