@@ -1,0 +1,81 @@
+import { graphql } from "../../gql";
+import type { ProjectsQuery } from "../../gql/graphql";
+import { isAfter } from "../../log/cursor";
+import { useAt } from "../../log/useAt";
+import { useLog } from "../../log/useLog";
+import type { DashboardSearch } from "../../router";
+import { ConnectionStatus } from "./ConnectionStatus";
+import styles from "./Dashboard.module.css";
+import { Failure } from "./Failure";
+import { FirstProject } from "./FirstProject";
+import { LastPush } from "./LastPush";
+import { Loading } from "./Loading";
+import { ProjectList } from "./ProjectList";
+import { signOut } from "./session";
+import { SignIn } from "./SignIn";
+
+const ProjectsDocument = graphql(`
+  query Projects($atLeast: Cursor) {
+    projects(atLeast: $atLeast) {
+      id
+      name
+      lastPush {
+        position
+      }
+      ...ProjectItem
+    }
+  }
+`);
+
+const atCursor = (atLeast: string) => ({ atLeast });
+
+/** The projects, and the last push of one of them, live. */
+export function Dashboard(search: DashboardSearch) {
+  const log = useLog();
+  return (
+    <>
+      <a className="skip" href="#content">Skip to the content</a>
+      <header className={styles.bar}>
+        <h1><img src="/favicon.svg" alt="" width="24" height="24" />PipeOps</h1>
+        <ConnectionStatus />
+        {log.state !== "signed-out" && log.cursor !== undefined && <button type="button" onClick={() => { void signOut().then(log.restart); }}>Sign out</button>}
+      </header>
+      {log.state === "signed-out" ? <SignIn /> : <Projects {...search} />}
+    </>
+  );
+}
+
+function Projects({ project, log: openLog }: DashboardSearch) {
+  const log = useLog();
+  const { data, error } = useAt(ProjectsDocument, atCursor);
+  const failure = error ?? (log.cursor === undefined ? log.error : undefined);
+
+  if (!data) return <main id="content" className="alone">{failure ? <Failure error={failure} /> : <Loading />}</main>;
+  if (data.projects.length === 0) return <main id="content" className="alone"><FirstProject /></main>;
+
+  const selected = project === undefined ? lastPushedTo(data) : data.projects.find((p) => p.name === project);
+  return (
+    <div className={styles.page}>
+      <ProjectList projects={data.projects} selected={selected?.id} />
+      <main id="content" className={styles.content}>
+        {selected ? <LastPush key={selected.id} project={selected.id} openLog={openLog} /> : <NoSuchProject name={project ?? ""} />}
+      </main>
+    </div>
+  );
+}
+
+function lastPushedTo({ projects }: ProjectsQuery) {
+  return projects.reduce<ProjectsQuery["projects"][number] | undefined>(
+    (last, p) => (last === undefined || isAfter(p.lastPush?.position, last.lastPush?.position) ? p : last),
+    undefined,
+  );
+}
+
+function NoSuchProject({ name }: { name: string }) {
+  return (
+    <>
+      <h2>There is no project <code>{name}</code></h2>
+      <p>Choose one of the list, or create it: <code>pipeops project create {name}</code></p>
+    </>
+  );
+}
