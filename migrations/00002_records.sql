@@ -79,5 +79,12 @@ CREATE TABLE pipeops.claim_attempts (
 ) WITH (fillfactor = 70);
 CREATE INDEX claim_attempts_by_worker ON pipeops.claim_attempts (worker);
 
+-- Where the process is reached that leads in a name now; a hint for the others, rewritten by each new leader.
+CREATE TABLE pipeops.leaders (
+    name    text COLLATE "C" PRIMARY KEY,
+    address text NOT NULL,
+    since   timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
 -- Read models: their tables are made at run time, one set per version of a projection, and can be dropped and rebuilt.
 CREATE SCHEMA IF NOT EXISTS projections;

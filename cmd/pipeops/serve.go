@@ -7,7 +7,9 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -60,7 +62,7 @@ func serve(ctx context.Context, cfg config.Config, c *core, b bus.Bus, l net.Lis
 	a := access{c}
 	remote, err := gitremote.New(gitremote.Config{
 		Root: filepath.Join(cfg.Home, "git"), Receiver: c.commands, Projects: a, Access: a, Leader: c.leaders,
-		Seal: c.deliveries.Seal, Subject: a.actorID, NewID: newID, Log: log,
+		Seal: c.deliveries.Seal, Subject: a.actorID, NewID: newID, Log: log, Self: "http://" + reachableAt(l.Addr()),
 	})
 	if err != nil {
 		return fmt.Errorf("git remote: %w", err)
@@ -121,4 +123,18 @@ func serveHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
 		return err
 	}
 	return <-done
+}
+
+// reachableAt is where other processes reach a listener: its own address, or
+// this host's name when it listens on all of them.
+func reachableAt(a net.Addr) string {
+	tcp, ok := a.(*net.TCPAddr)
+	if !ok || !tcp.IP.IsUnspecified() {
+		return a.String()
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		host = "127.0.0.1"
+	}
+	return net.JoinHostPort(host, strconv.Itoa(tcp.Port))
 }

@@ -15,8 +15,7 @@ import (
 func (r *Remote) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	s := r.session.Load()
 	if s == nil || !s.enter() {
-		w.Header().Set("Retry-After", "5")
-		http.Error(w, "the git remote is being started or is held by another server: try again in a few seconds", http.StatusServiceUnavailable)
+		r.passOn(w, req)
 		return
 	}
 	defer s.requests.Done()

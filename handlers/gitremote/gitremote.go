@@ -56,9 +56,11 @@ type Access interface {
 	MayFetch(ctx context.Context, token string, project domain.ProjectID) (actor string, err error)
 }
 
-// Leader runs a function in one process at a time.
+// Leader runs a function in one process at a time, and tells the others where that one is.
 type Leader interface {
 	Lead(ctx context.Context, name string, run func(context.Context) error) error
+	Announce(ctx context.Context, name, address string) error
+	Announced(ctx context.Context, name string) (address string, err error)
 }
 
 // Config of a Remote.
@@ -75,6 +77,7 @@ type Config struct {
 	Now     func() time.Time // default time.Now
 	Log     *slog.Logger     // default: none
 
+	Self        string        // base URL at which the other servers reach this one; default: it can't be reached, and they answer 503
 	HookProgram string        // run as "<program> hook <name>", it calls RunHook; default: this program
 	MaxPush     int64         // bytes of one push; default 512 MiB
 	MaxAtOnce   int           // requests handled at the same time; default 16
@@ -200,6 +203,12 @@ func (r *Remote) lead(ctx context.Context) error {
 	s, err := r.open(ctx)
 	if err != nil {
 		return err
+	}
+	if r.cfg.Self != "" {
+		if err := r.cfg.Leader.Announce(ctx, leaderName, r.cfg.Self); err != nil {
+			s.close()
+			return err
+		}
 	}
 	r.session.Store(s)
 	defer func() {

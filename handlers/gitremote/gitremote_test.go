@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -428,6 +429,29 @@ func TestServerThatDoesNotLeadSaysSo(t *testing.T) {
 	if w.code != http.StatusServiceUnavailable || w.header.Get("Retry-After") == "" {
 		t.Errorf("answer %d %v", w.code, w.header)
 	}
+}
+
+func TestPushThroughAServerThatDoesNotLeadIsPassedOn(t *testing.T) {
+	t.Parallel()
+	leading := httptest.NewUnstartedServer(nil)
+	b := setup(t, func(c *gitremote.Config) { c.Self = "http://" + leading.Listener.Addr().String() })
+	leading.Config.Handler = b.remote
+	leading.Start()
+	t.Cleanup(leading.Close)
+	other := b.config
+	other.Self = "http://127.0.0.1:1"
+	remote, err := gitremote.New(other)
+	must(t, err)
+	server := httptest.NewServer(remote)
+	t.Cleanup(server.Close)
+	b.url = server.URL
+	w := newWork(t)
+	w.commit("Through another door")
+	out := w.git("push", b.address("hello", b.token), "main")
+	if events, _ := b.recorded(t); len(events) != 2 {
+		t.Errorf("%d events, want PushReceived and RefMoved; git said:\n%s", len(events), out)
+	}
+	w.git("ls-remote", b.address("hello", b.token))
 }
 
 type answer struct {
