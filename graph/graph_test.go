@@ -484,6 +484,17 @@ func TestABrowserSignsInWithACookie(t *testing.T) {
 	if resp := get("GET", "/page?token=nonsense", ""); resp.Header.Get("Location") != "/page" || len(resp.Cookies()) != 0 {
 		t.Errorf("got %s to %q, %v", resp.Status, resp.Header.Get("Location"), resp.Cookies())
 	}
+	for origin, want := range map[string]int{"https://evil.test": 403, w.server.URL: 400, "https://pipeops.test": 400} {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, w.server.URL+"/graphql", strings.NewReader(`{`))
+		must(t, err)
+		r.Header = http.Header{"Origin": {origin}, "Content-Type": {"application/json"}, "Authorization": {"Bearer " + w.token}}
+		resp, err := browser.Do(r)
+		must(t, err)
+		_ = resp.Body.Close()
+		if resp.StatusCode != want {
+			t.Errorf("from a page of %s: got %s, want %d", origin, resp.Status, want)
+		}
+	}
 	if resp := get("DELETE", "/login", ""); len(resp.Cookies()) != 1 || resp.Cookies()[0].MaxAge >= 0 {
 		t.Errorf("signing out: got %v", resp.Cookies())
 	}

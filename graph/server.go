@@ -20,6 +20,8 @@ import (
 	"iter"
 	"log/slog"
 	"net/http"
+	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -76,7 +78,7 @@ type Config struct {
 	// MayRead says whether an actor may see what belongs to a project ("" = to none). It is asked for every event of a
 	// subscription, not only at its start. Default: whoever has a token sees all.
 	MayRead func(ctx context.Context, actor string, project domain.ProjectID) bool
-	// Origins are hosts besides its own from whose pages a browser may open a websocket, patterns as of path.Match.
+	// Origins are hosts, besides its own and that of URL, whose pages may use the API in a browser; patterns as of path.Match.
 	Origins []string
 
 	Complexity int           // of a query: fields, times the length of their lists; default 50,000
@@ -116,6 +118,9 @@ func (c Config) Validate() error {
 
 func (c Config) withDefaults() Config {
 	c.URL = strings.TrimRight(c.URL, "/")
+	if u, err := url.Parse(c.URL); err == nil { // a proxy may hide it from the request
+		c.Origins = append(slices.Clone(c.Origins), u.Host)
+	}
 	if c.Now == nil {
 		c.Now = time.Now
 	}
@@ -172,6 +177,10 @@ func New(config Config) (*Handler, error) {
 
 // ServeHTTP implements http.Handler.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if !fromHere(r, h.config.Origins) {
+		http.Error(w, "pages of another site may not use this server", http.StatusForbidden)
+		return
+	}
 	if r.URL.Path == "/login" {
 		h.login(w, r)
 		return
@@ -182,10 +191,6 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		// Who has no token yet sends it in connection_init.
 		if !speaks(r, protocol) {
 			http.Error(w, "speak graphql-transport-ws: the older graphql-ws is not served", http.StatusBadRequest)
-			return
-		}
-		if !fromHere(r, h.config.Origins) {
-			http.Error(w, "pages of another site may not use this server", http.StatusForbidden)
 			return
 		}
 		h.graph.ServeHTTP(w, r.WithContext(withSession(ctx, &session{config: h.config})))

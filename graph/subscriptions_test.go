@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"net/http"
 	"slices"
@@ -171,13 +172,16 @@ func TestBadCursorsEndASubscriptionWithTheirCode(t *testing.T) {
 
 func TestAReaderThatIsStuckIsCutAndTheOthersGoOn(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, func(c *graph.Config) { c.Write = time.Second })
+	cut := make(chan string, 10) // more than there are connections
+	w := newWorld(t, func(c *graph.Config) {
+		c.Write, c.Log = 2*time.Second, slog.New(listener{c.Log.Handler(), "websocket was cut", cut})
+	})
 	project := w.project("hello")
 	stuck := w.connect()
 	stuck.subscribe("1", eventsQuery, nil) // and never reads again
 	first := data[eventsView](stuck, "1").Events.Cursor
 	good := w.connect()
-	good.subscribe("1", eventsQuery, map[string]any{"after": w.head().String()})
+	good.subscribe("1", `subscription($after: Cursor) { events(after: $after) { cursor events { position } } }`, map[string]any{"after": w.head().String()})
 	const batches = 24
 	last := w.head().Position + batches*6
 	var group sync.WaitGroup
@@ -190,6 +194,7 @@ func TestAReaderThatIsStuckIsCutAndTheOthersGoOn(t *testing.T) {
 		seen = position(t, data[eventsView](good, "1").Events.Cursor)
 	}
 	group.Wait()
+	<-cut
 	got := []string{first}
 	for {
 		f, err := stuck.next()
@@ -214,6 +219,20 @@ func TestAReaderThatIsStuckIsCutAndTheOthersGoOn(t *testing.T) {
 			next++
 		}
 	}
+}
+
+// listener is a log that tells when something is said.
+type listener struct {
+	slog.Handler
+	text string
+	said chan<- string
+}
+
+func (l listener) Handle(ctx context.Context, r slog.Record) error {
+	if strings.HasPrefix(r.Message, l.text) {
+		l.said <- r.Message
+	}
+	return l.Handler.Handle(ctx, r)
 }
 
 func position(t *testing.T, cursor string) int64 {

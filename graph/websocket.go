@@ -48,7 +48,7 @@ func speaks(r *http.Request, name string) bool {
 	return false
 }
 
-// fromHere says whether a request is no browser's, or that of a page of ours: a cookie comes along from any page.
+// fromHere says whether a request is no browser's, or that of a page of ours, or of a host that is allowed to.
 func fromHere(r *http.Request, origins []string) bool {
 	origin := r.Header.Get("Origin")
 	if origin == "" {

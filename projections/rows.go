@@ -1,6 +1,7 @@
 package projections
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -35,14 +36,17 @@ func (k kind[T]) get(r *rows, key string) (value T, ok bool) {
 	return value, true
 }
 
-// put sets a row as of the event at hand.
+// put sets a row as of the event at hand; one that says the same as before stays as it is.
 func (k kind[T]) put(r *rows, key string, value T) {
 	doc, err := json.Marshal(value)
 	if err != nil {
 		r.fail(fmt.Errorf("row %s of %s: %w", key, k.table, err))
 		return
 	}
-	r.state(ref{k.table, key}) // what it replaces goes into the history
+	had := r.state(ref{k.table, key}) // what it replaces goes into the history
+	if had != nil && bytes.Equal(had.now.doc, doc) {
+		return
+	}
 	r.writes = append(r.writes, write{ref{k.table, key}, version{from: r.at, index: k.index(value), doc: doc}})
 }
 
