@@ -48,9 +48,10 @@ func (g *git) run(ctx context.Context, arguments ...string) (string, error) {
 	// The death signal is that of the thread which starts git.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	if err := cmd.Start(); context.Cause(ctx) != nil {
-		return "", context.Cause(ctx)
-	} else if err != nil {
+	if err := cmd.Start(); err != nil {
+		if context.Cause(ctx) != nil {
+			err = context.Cause(ctx)
+		}
 		return "", fmt.Errorf("start git: %w", err)
 	}
 	watched := make(chan struct{})

@@ -133,6 +133,9 @@ func (r *Root) Make(attempt string) (*Workspace, error) {
 	return w, nil
 }
 
+// Path is where the workspace lies.
+func (w *Workspace) Path() string { return w.path }
+
 // Folder makes a folder in the workspace and gives its path.
 func (w *Workspace) Folder(name string) (string, error) {
 	path := filepath.Join(w.path, name)
