@@ -193,7 +193,7 @@ func TestDockerfileIsBuiltPushedByDigestAndTagged(t *testing.T) {
 	if digest, err := b.image(tagged.Reference).Digest(); err != nil || digest.String() != pushed.Digest {
 		t.Errorf("the tag names %v, %v", digest, err)
 	}
-	output := b.Output(t, attempt(log), "build")
+	output := b.AwaitOutput(t, attempt(log), "build", "exporting to image")
 	for _, part := range []string{"fetched commit " + commit, "] RUN echo", "made it", "UNDECLARED isn't passed on"} {
 		if !strings.Contains(output, part) {
 			t.Errorf("the log lacks %q:\n%s", part, output)
@@ -258,9 +258,7 @@ func TestBrokenBuildsSpeak(t *testing.T) {
 		if c.code == "STEP_FAILED" && (!slices.Equal(d.Log, []string{"the reason"}) || !strings.Contains(d.Title, "exit code 3") || len(log) < 7) {
 			t.Errorf("%s: %s\n%v", name, d, workertest.Types(log))
 		}
-		if !strings.Contains(b.Output(t, attempt(log), "build"), d.Title) {
-			t.Errorf("%s: the log doesn't end with the diagnosis", name)
-		}
+		b.AwaitOutput(t, attempt(log), "build", d.Title)
 	}
 }
 
@@ -274,7 +272,7 @@ func TestDockerfileThatIsNotThereOrElsewhere(t *testing.T) {
 	b.fail("DOCKERFILE_MISSING", map[string]string{"dockerfile": "FROM scratch\n"}, nil)
 	b.fail("DOCKERFILE_MISSING", map[string]string{"Dockerfile/x": "FROM scratch\n"}, nil)
 	d, log := b.fail("DOCKERFILE_OUTSIDE", map[string]string{"Dockerfile": "-> " + secret}, nil)
-	if strings.Contains(d.String()+b.Output(t, attempt(log), "build"), "TOP-SECRET") {
+	if strings.Contains(d.String()+b.AwaitOutput(t, attempt(log), "build", d.Title), "TOP-SECRET") {
 		t.Errorf("a file of the runner is told: %s", d)
 	}
 	b.fail("DOCKERFILE_OUTSIDE", map[string]string{"Dockerfile": "FROM scratch\n", "app": "-> /etc"}, func(r *domain.BuildRequested) {
@@ -316,7 +314,7 @@ func TestSecretTokenFetchesAndIsNeverTold(t *testing.T) {
 			t.Errorf("the secret is told: %s", text)
 		}
 	}
-	if output := b.Output(t, attempt(log), "build"); strings.Contains(output, token) || strings.Contains(output, "aHVzaC1odXNo") {
+	if output := b.AwaitOutput(t, attempt(log), "build", d.Title); strings.Contains(output, token) || strings.Contains(output, "aHVzaC1odXNo") {
 		t.Errorf("the secret is told:\n%s", output)
 	}
 }
@@ -384,7 +382,7 @@ func TestProjectsDoNotShareWhatTheDaemonKeeps(t *testing.T) {
 		if got := content(t, image)["f"]; got != content1 {
 			t.Errorf("the image holds %q, want %q", got, content1)
 		}
-		if output := b.Output(t, attempt(log), "build"); content1 == "two" && strings.Contains(output, "one\n") {
+		if output := b.AwaitOutput(t, attempt(log), "build", "exporting to image"); content1 == "two" && strings.Contains(output, "one\n") {
 			t.Errorf("the cache mount of another project was seen:\n%s", output)
 		}
 	}

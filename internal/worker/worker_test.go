@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -97,7 +98,8 @@ func hang(stopped chan<- error) func(context.Context, *worker.Attempt) error {
 
 func idle(h bus.Heartbeat) bool { return len(h.Running) == 0 }
 
-func inBubble(t *testing.T, test func(t *testing.T)) {
+// inBubble runs a test on a clock of its own; waiting there takes no time.
+func inBubble(t *testing.T, test func(*testing.T)) {
 	t.Helper()
 	t.Parallel()
 	synctest.Test(t, test)
@@ -187,7 +189,7 @@ func TestClaimWaitsThroughSilenceOfTheControlPlane(t *testing.T) {
 		synctest.Wait()
 		b.Lose(func(bus.Answer) bool { return true })
 		stream := b.want("bld_1")
-		time.Sleep(10 * time.Minute) // of the bubble's clock
+		<-time.After(10 * time.Minute) // of the bubble's clock
 		b.Lose(nil)
 		b.Await(t, stream, workertest.Has[domain.BuildSucceeded])
 	})
@@ -243,7 +245,7 @@ func TestLostReportLeavesAGapThatIsFilled(t *testing.T) {
 		}}
 		b := start(t, f, func(ctx context.Context, a *worker.Attempt) error {
 			for i := range 10 {
-				a.Report(domain.LayerBuilt{Digest: fmt.Sprint(i)})
+				a.Report(domain.LayerBuilt{Digest: strconv.Itoa(i)})
 				synctest.Wait() // one message each
 			}
 			a.Report(domain.BuildFailed{})
@@ -281,7 +283,7 @@ func TestReportsAreKeptWhileTheBrokerIsAwayAndThenSentTogether(t *testing.T) {
 		}, nil)
 		stream := b.want("bld_1")
 		b.Await(t, stream, workertest.Has[domain.BuildStarted])
-		time.Sleep(30 * time.Second)
+		<-time.After(30 * time.Second)
 		away.Store(false)
 		if log := b.Await(t, stream, workertest.Has[domain.BuildFailed]); len(log) != 53 {
 			t.Errorf("%d events, want 53", len(log))
@@ -372,7 +374,7 @@ func TestAttemptThatTheControlPlaneDoesNotKnowIsStopped(t *testing.T) {
 		f := &forgetful{Bus: bus.NewInProcess(bus.Config{})}
 		b := start(t, f, hang(stopped), nil)
 		b.Await(t, b.want("bld_1"), workertest.Has[domain.BuildStarted])
-		time.Sleep(5 * time.Second)
+		<-time.After(5 * time.Second)
 		f.forget.Store(true)
 		var cancelled *worker.CancelledError
 		if err := <-stopped; !errors.As(err, &cancelled) {
@@ -418,7 +420,7 @@ func TestSilencePausesEffectsAndThenStopsTheAttempt(t *testing.T) {
 		for stop := false; !stop; {
 			select {
 			case last = <-effects:
-				time.Sleep(100 * time.Millisecond)
+				<-time.After(100 * time.Millisecond)
 			case err := <-stopped:
 				stop = true
 				if !errors.Is(err, worker.ErrNoContact) {
@@ -450,9 +452,9 @@ func TestAnswersFromBeforeAFreezeAreNoContact(t *testing.T) {
 		}, nil)
 		b.want("bld_1")
 		a := <-in
-		time.Sleep(4 * time.Second)
+		<-time.After(4 * time.Second)
 		f.freeze()
-		time.Sleep(30 * time.Second)
+		<-time.After(30 * time.Second)
 		f.thaw(false) // old answers come, heartbeats still don't go
 		synctest.Wait()
 		soon, cancel := context.WithTimeoutCause(t.Context(), time.Second, context.DeadlineExceeded)
@@ -569,7 +571,7 @@ func TestStoppedWorkerReportsWhatItLeaves(t *testing.T) {
 func TestGraceLetsRunningAttemptsEnd(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		b := start(t, bus.NewInProcess(bus.Config{}), func(ctx context.Context, a *worker.Attempt) error {
-			time.Sleep(20 * time.Second)
+			<-time.After(20 * time.Second)
 			return succeed(ctx, a)
 		}, func(c *worker.Config) { c.Grace = 30 * time.Second })
 		stream := b.want("bld_1")

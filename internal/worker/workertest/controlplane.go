@@ -19,6 +19,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -50,18 +51,18 @@ type ControlPlane struct {
 }
 
 // Start gives a control plane that ends with the test, and its bus with it.
-func Start(t testing.TB, b bus.Bus, kind bus.Kind) *ControlPlane {
-	t.Helper()
+func Start(tb testing.TB, b bus.Bus, kind bus.Kind) *ControlPlane {
+	tb.Helper()
 	public, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	p := &ControlPlane{
 		Bus: b, Worker: "wrk_test", Key: key, kind: kind, state: domain.State{}, log: map[domain.Stream][]domain.Event{},
 		attempts: map[string]domain.AttemptID{}, output: map[string]map[int64][]byte{}, changed: make(chan struct{}),
 	}
 	p.Given(domain.WorkerStream(p.Worker), domain.WorkerEnrolled{Worker: p.Worker, Class: string(kind), PublicKey: public})
-	ctx, cancel := context.WithCancelCause(t.Context())
+	ctx, cancel := context.WithCancelCause(tb.Context())
 	var consumers sync.WaitGroup
 	for _, consume := range []func() error{
 		func() error { return b.ConsumeClaims(ctx, p.claim) },
@@ -71,15 +72,15 @@ func Start(t testing.TB, b bus.Bus, kind bus.Kind) *ControlPlane {
 	} {
 		consumers.Go(func() {
 			if err := consume(); err != nil {
-				t.Errorf("control plane: %v", err)
+				tb.Errorf("control plane: %v", err)
 			}
 		})
 	}
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		cancel(nil)
 		consumers.Wait()
 		if err := b.Close(); err != nil {
-			t.Errorf("close bus: %v", err)
+			tb.Errorf("close bus: %v", err)
 		}
 	})
 	return p
@@ -135,13 +136,13 @@ func (p *ControlPlane) Lose(lose func(bus.Answer) bool) {
 }
 
 // Offer publishes a job for a build or a deployment that was Given.
-func (p *ControlPlane) Offer(t testing.TB, subject string) {
-	t.Helper()
+func (p *ControlPlane) Offer(tb testing.TB, subject string) {
+	tb.Helper()
 	p.mu.Lock()
 	job := bus.Job{Kind: p.kind, Subject: subject, Context: p.context(subject), Published: domain.At(time.Now())}
 	p.mu.Unlock()
-	if err := p.Bus.PublishJob(t.Context(), job); err != nil {
-		t.Fatal(err)
+	if err := p.Bus.PublishJob(tb.Context(), job); err != nil {
+		tb.Fatal(err)
 	}
 }
 
@@ -170,25 +171,25 @@ func (p *ControlPlane) Log(stream domain.Stream) []domain.Event {
 }
 
 // Await returns the events of a stream as soon as done holds for them.
-func (p *ControlPlane) Await(t testing.TB, stream domain.Stream, done func([]domain.Event) bool) []domain.Event {
-	t.Helper()
+func (p *ControlPlane) Await(tb testing.TB, stream domain.Stream, done func([]domain.Event) bool) []domain.Event {
+	tb.Helper()
 	var log []domain.Event
-	p.until(t, func() bool { log = slices.Clone(p.log[stream]); return done(log) }, func() string {
+	p.until(tb, func() bool { log = slices.Clone(p.log[stream]); return done(log) }, func() string {
 		return fmt.Sprintf("%s holds %s", stream, Types(log))
 	})
 	return log
 }
 
 // AwaitBeat returns as soon as done holds for the last heartbeat.
-func (p *ControlPlane) AwaitBeat(t testing.TB, done func(bus.Heartbeat) bool) {
-	t.Helper()
-	p.until(t, func() bool { return len(p.beats) > 0 && done(p.beats[len(p.beats)-1]) }, func() string {
+func (p *ControlPlane) AwaitBeat(tb testing.TB, done func(bus.Heartbeat) bool) {
+	tb.Helper()
+	p.until(tb, func() bool { return len(p.beats) > 0 && done(p.beats[len(p.beats)-1]) }, func() string {
 		return fmt.Sprintf("last of %d heartbeats: %+v", len(p.beats), p.beats[max(0, len(p.beats)-1):])
 	})
 }
 
-func (p *ControlPlane) until(t testing.TB, met func() bool, seen func() string) {
-	t.Helper()
+func (p *ControlPlane) until(tb testing.TB, met func() bool, seen func() string) {
+	tb.Helper()
 	for {
 		p.mu.Lock()
 		ok, changed := met(), p.changed
@@ -198,32 +199,47 @@ func (p *ControlPlane) until(t testing.TB, met func() bool, seen func() string) 
 		}
 		select {
 		case <-changed:
-		case <-t.Context().Done():
-			t.Fatalf("still waiting at the end: %s", seen())
+		case <-tb.Context().Done():
+			tb.Fatalf("still waiting at the end: %s", seen())
 		case <-time.After(5 * time.Minute):
-			t.Fatalf("waited in vain: %s", seen())
+			tb.Fatalf("waited in vain: %s", seen())
 		}
 	}
 }
 
+// AwaitOutput returns what arrived of an attempt's output as soon as it holds the text; output comes beside the events.
+func (p *ControlPlane) AwaitOutput(tb testing.TB, a domain.AttemptID, stream, text string) string {
+	tb.Helper()
+	var got string
+	p.until(tb, func() bool { got, _ = p.joined(a, stream); return strings.Contains(got, text) }, func() string {
+		return fmt.Sprintf("output of %s lacks %q:\n%s", a, text, got)
+	})
+	return got
+}
+
 // Output gives what arrived of an attempt's output, in order, and fails on a gap.
-func (p *ControlPlane) Output(t testing.TB, a domain.AttemptID, stream string) string {
-	t.Helper()
+func (p *ControlPlane) Output(tb testing.TB, a domain.AttemptID, stream string) string {
+	tb.Helper()
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	text, behind := p.joined(a, stream)
+	if behind > 0 {
+		tb.Errorf("output of %s: %d bytes lie behind a gap at %d", a, behind, len(text))
+	}
+	return text
+}
+
+// joined gives the output up to the first gap, and how many bytes lie behind it; it needs the lock.
+func (p *ControlPlane) joined(a domain.AttemptID, stream string) (text string, behind int) {
 	chunks := p.output[string(a)+"/"+stream]
-	var text []byte
+	var b strings.Builder
 	for range len(chunks) {
-		text = append(text, chunks[int64(len(text))]...)
+		b.Write(chunks[int64(b.Len())])
 	}
-	total := 0
 	for _, c := range chunks {
-		total += len(c)
+		behind += len(c)
 	}
-	if total != len(text) {
-		t.Errorf("output of %s: %d bytes lie behind a gap at %d", a, total-len(text), len(text))
-	}
-	return string(text)
+	return b.String(), behind - b.Len()
 }
 
 // Reports counts the reports that arrived, repeats included.
@@ -272,8 +288,7 @@ func (p *ControlPlane) claim(ctx context.Context, signed bus.Signed) error {
 		return err
 	}
 	g, err := p.grant(c, signed)
-	var refusal *domain.Refusal
-	if errors.As(err, &refusal) {
+	if refusal, ok := errors.AsType[*domain.Refusal](err); ok {
 		return p.answer(ctx, c.Incarnation, bus.Answer{Refusal: &bus.Refusal{ClaimID: c.ClaimID, Reason: refusal.Error()}})
 	}
 	if err != nil {
