@@ -9,15 +9,16 @@ INSERT INTO pipeops.log_epochs (epoch, first_position) VALUES (1, 1);
 
 -- Column order is the order of the leaf's fields; body comes last there, as its hash.
 -- Empty text, or 0, says "none": a field of a leaf has exactly one form.
+-- One CHECK only: PostgreSQL reads the text of each one anew for every statement.
 CREATE TABLE pipeops.events (
-    position       bigint PRIMARY KEY CHECK (position > 0),
+    position       bigint PRIMARY KEY,
     log_epoch      bigint NOT NULL,
-    stream         text COLLATE "C" NOT NULL CHECK (stream <> ''),
-    version        bigint NOT NULL CHECK (version > 0),
+    stream         text COLLATE "C" NOT NULL,
+    version        bigint NOT NULL,
     id             uuid NOT NULL,
     project_id     text COLLATE "C" NOT NULL,
-    type           text COLLATE "C" NOT NULL CHECK (type <> ''),
-    schema_version integer NOT NULL CHECK (schema_version > 0),
+    type           text COLLATE "C" NOT NULL,
+    schema_version integer NOT NULL,
     body           bytea NOT NULL CHECK (octet_length(body) <= 262144),
     occurred_at    timestamptz NOT NULL,
     recorded_at    timestamptz NOT NULL,
@@ -137,9 +138,9 @@ DECLARE
 BEGIN
     PERFORM lock_log();
     SELECT e.position, e.recorded_at INTO base, latest FROM events e ORDER BY e.position DESC LIMIT 1;
+    SELECT max(l.epoch) INTO epoch FROM log_epochs l;
     base := coalesce(base, 0);
     latest := greatest(latest, clock_timestamp());
-    SELECT max(l.epoch) INTO epoch FROM log_epochs l;
 
     -- Ids come before versions: a repeat is answered as the first time, whatever has happened since.
     IF EXISTS (SELECT FROM unnest(event_id) AS i (id) JOIN events e ON e.id = i.id) THEN
@@ -250,7 +251,8 @@ END $$;
 -- +goose StatementEnd
 
 -- +goose StatementBegin
--- append_one is append for one event of one caller: one statement when nothing is unusual, else append decides.
+-- append_one is append for one event of one caller: plain statements when nothing is unusual (one large statement takes
+-- longer to start), else append decides.
 CREATE FUNCTION pipeops.append_one(
     stream text, expected bigint, id uuid, project text, type text, schema_version integer, body bytea,
     occurred_at timestamptz, actor text, correlation_id text, causation_id text, attempt text, attempt_seq bigint,
@@ -261,24 +263,27 @@ SET enable_seqscan = off
 AS $$
 #variable_conflict use_variable
 DECLARE
+    latest timestamptz;
+    newest bigint;
     switch text;
 BEGIN
     PERFORM lock_log();
-    switch := set_config('pipeops.appending', 'yes', true);
-    INSERT INTO events (position, log_epoch, stream, version, id, project_id, type, schema_version, body, occurred_at,
-                        recorded_at, actor, correlation_id, causation_id, attempt, attempt_seq, trace)
-    SELECT coalesce(head.position, 0) + 1, (SELECT max(l.epoch) FROM log_epochs l), stream, newest.version + 1, id,
-           project, type, schema_version, body, occurred_at, greatest(head.recorded_at, clock_timestamp()), actor,
-           correlation_id, causation_id, attempt, attempt_seq, trace
-    FROM (SELECT coalesce((SELECT e.version FROM events e WHERE e.stream = append_one.stream
-                           ORDER BY e.version DESC LIMIT 1), 0) AS version) newest
-    LEFT JOIN (SELECT e.position, e.recorded_at FROM events e ORDER BY e.position DESC LIMIT 1) head ON true
-    WHERE expected < 0 OR newest.version = expected
-    ON CONFLICT ON CONSTRAINT events_id_once DO NOTHING
-    RETURNING events.log_epoch, events.position - 1 INTO epoch, base;
-    switch := set_config('pipeops.appending', 'no', true);
-    IF base IS NOT NULL THEN
-        RETURN;
+    SELECT e.version INTO newest FROM events e WHERE e.stream = append_one.stream ORDER BY e.version DESC LIMIT 1;
+    newest := coalesce(newest, 0);
+    IF expected < 0 OR expected = newest THEN
+        SELECT e.position, e.recorded_at INTO base, latest FROM events e ORDER BY e.position DESC LIMIT 1;
+        SELECT max(l.epoch) INTO epoch FROM log_epochs l;
+        base := coalesce(base, 0);
+        switch := set_config('pipeops.appending', 'yes', true);
+        INSERT INTO events (position, log_epoch, stream, version, id, project_id, type, schema_version, body,
+                            occurred_at, recorded_at, actor, correlation_id, causation_id, attempt, attempt_seq, trace)
+        VALUES (base + 1, epoch, stream, newest + 1, id, project, type, schema_version, body, occurred_at,
+                greatest(latest, clock_timestamp()), actor, correlation_id, causation_id, attempt, attempt_seq, trace)
+        ON CONFLICT ON CONSTRAINT events_id_once DO NOTHING;
+        IF FOUND THEN
+            switch := set_config('pipeops.appending', 'no', true);
+            RETURN;
+        END IF;
     END IF;
     SELECT a.epoch, a.base, a.exceptions INTO epoch, base, exceptions
     FROM append('{1}', ARRAY[stream], ARRAY[expected],
