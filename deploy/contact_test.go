@@ -2,7 +2,7 @@ package deploy
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"io"
 	"net"
 	"path/filepath"
@@ -138,7 +138,7 @@ func TestAClusterThatIsNeverReachedLosesTheAttempt(t *testing.T) {
 func TestNoWriteBeginsWithoutContactToTheControlPlane(t *testing.T) {
 	t.Parallel()
 	s := setup(t)
-	ctx, cancel := context.WithTimeoutCause(t.Context(), time.Second, fmt.Errorf("given up"))
+	ctx, cancel := context.WithTimeoutCause(t.Context(), time.Second, errors.New("given up"))
 	defer cancel()
 	a := &recorder{effect: func(ctx context.Context) error { <-ctx.Done(); return context.Cause(ctx) }}
 	err := s.do(ctx, a, s.grant(s.release(t, "c1", nil), try{epoch: 1}))

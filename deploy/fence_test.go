@@ -144,7 +144,9 @@ func TestALaterAttemptAfterTheFailureOnlyRollsBack(t *testing.T) {
 	go func() { done <- s.do(ctx, first, s.grant(bad, try{epoch: 2, previous: &good})) }()
 	await[domain.ManifestsApplied](t, first)
 	kill(errors.New("killed"))
-	<-done
+	if err := <-done; err == nil {
+		t.Fatal("the killed attempt came to an end")
+	}
 	second, err := s.try(t, bad, try{n: 2, epoch: 3, previous: &good, rollback: true})
 	if got, want := typesOf(second.events), []string{"ManifestsApplied", "RolledBack"}; err != nil || !slices.Equal(got, want) {
 		t.Fatalf("got %v and %v, want %v", err, got, want)
@@ -180,6 +182,7 @@ func TestWhatTheServerRefusesIsKnownBeforeAnythingChanges(t *testing.T) {
 		{
 			"quota used up", "QUOTA_EXCEEDED", "dry run", "pods=1",
 			func(t *testing.T, s *service) {
+				t.Helper()
 				quota := &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Name: "one"}}
 				quota.Spec.Hard = corev1.ResourceList{corev1.ResourcePods: resource.MustParse("1")}
 				api := s.client.CoreV1().ResourceQuotas(s.request.Namespace)
@@ -196,6 +199,7 @@ func TestWhatTheServerRefusesIsKnownBeforeAnythingChanges(t *testing.T) {
 		{
 			"policy of the namespace", "POLICY_REFUSED", "dry run", "runAsNonRoot",
 			func(t *testing.T, s *service) {
+				t.Helper()
 				patch := `{"metadata":{"labels":{"pod-security.kubernetes.io/enforce":"restricted"}}}`
 				if _, err := s.client.CoreV1().Namespaces().Patch(t.Context(), s.request.Namespace, types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
 					t.Fatal(err)

@@ -138,7 +138,7 @@ func (f *forwarder) backend(ctx context.Context) (stream, error) {
 			return s, nil
 		}
 		pods := f.ready()
-		rand.Shuffle(len(pods), func(i, k int) { pods[i], pods[k] = pods[k], pods[i] })
+		rand.Shuffle(len(pods), func(i, k int) { pods[i], pods[k] = pods[k], pods[i] }) //nolint:gosec // spreads load, hides nothing
 		for _, p := range pods {
 			if s, err := f.through(ctx, p); err == nil {
 				return s, nil

@@ -3,6 +3,7 @@ package deploy
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -86,7 +87,7 @@ func illOf(p watch.Progress) []types.UID {
 func (r *rollout) progress(p watch.Progress, message string) {
 	e := domain.RolloutProgressed{
 		Wanted: p.Wanted, Updated: p.Updated, Ready: p.Ready, Available: p.Available,
-		Message: strings.Join(append(r.notes[:len(r.notes):len(r.notes)], nonempty(message)...), "; "),
+		Message: strings.Join(append(slices.Clip(r.notes), nonempty(message)...), "; "),
 	}
 	if p.State == watch.Unseen || e == r.told || time.Since(r.toldAt) < beat {
 		return

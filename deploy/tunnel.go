@@ -10,9 +10,9 @@ import (
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/util/httpstream"
 	"k8s.io/client-go/tools/portforward"
 	"k8s.io/client-go/transport/spdy"
+	"k8s.io/streaming/pkg/httpstream"
 )
 
 // tunnel is one connection through the API server to a pod, for all streams to it: to open one is costly.
@@ -124,12 +124,12 @@ func (f *forwarder) dial(t *tunnel) error {
 	if err != nil {
 		return err
 	}
-	websocket, err := portforward.NewSPDYOverWebsocketDialer(url, f.config)
+	websocket, err := portforward.NewSPDYOverWebsocketDialerForStreaming(url, f.config)
 	if err != nil {
 		return err
 	}
-	older := spdy.NewDialer(upgrader, &http.Client{Transport: transport}, http.MethodPost, url)
-	dialer := portforward.NewFallbackDialer(websocket, older, func(err error) bool {
+	older := spdy.NewDialerForStreaming(upgrader, &http.Client{Transport: transport}, http.MethodPost, url)
+	dialer := portforward.NewFallbackDialerForStreaming(websocket, older, func(err error) bool {
 		return httpstream.IsUpgradeFailure(err) || httpstream.IsHTTPSProxyError(err)
 	})
 	connection, _, err := dialer.Dial(portforward.PortForwardProtocolV1Name)

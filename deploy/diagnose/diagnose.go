@@ -136,7 +136,7 @@ func (x *Examiner) find(uid string, facts []fact, now time.Time) (finding, bool)
 			if !rows[i].matches(f, x.request.Release.Image) {
 				continue
 			}
-			code := rows[i].advice.code
+			code := rows[i].code
 			if x.since[uid].code != code {
 				x.since[uid] = sighting{code, now}
 			}
@@ -148,7 +148,7 @@ func (x *Examiner) find(uid string, facts []fact, now time.Time) (finding, bool)
 }
 
 func (x *Examiner) verdict(f finding, final bool) Verdict {
-	d := f.row.advice.diagnosis(x.request, f.fact)
+	d := f.row.diagnosis(x.request, f.fact)
 	return Verdict{
 		Final: final, Diagnosis: d, Log: f.fact.log,
 		Message: strings.TrimPrefix(d.Title, titlePrefix) + ": " + oneLine(f.fact.text()),

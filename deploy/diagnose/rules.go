@@ -36,7 +36,8 @@ func (r *row) matches(f fact, image string) bool {
 }
 
 func (r *row) final(f fact, lasted time.Duration) bool {
-	return r.lasts != never && lasted >= r.lasts && f.restarts >= r.restarts && !(f.where == ended && f.running)
+	goesOn := f.where == ended && f.running // it was started again, and may do better this time
+	return r.lasts != never && lasted >= r.lasts && f.restarts >= r.restarts && !goesOn
 }
 
 var (

@@ -1,7 +1,6 @@
 package manifests_test
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -89,10 +88,8 @@ func TestAnotherDeploymentOfTheSameReleaseGivesTheSameObjects(t *testing.T) {
 	first, second := request(nil), request(func(r *domain.DeploymentRequested) {
 		r.Deployment, r.Reason, r.Release.ConfigVersion = "dep_01930000-0000-7000-8000-000000000009", "manual", 9
 	})
-	a, _ := json.Marshal(render(t, first))
-	b, _ := json.Marshal(render(t, second))
-	if !bytes.Equal(a, b) {
-		t.Errorf("got different objects:\n%s\n%s", a, b)
+	if d := cmp.Diff(render(t, first), render(t, second)); d != "" {
+		t.Errorf("objects differ (-first +second):\n%s", d)
 	}
 }
 

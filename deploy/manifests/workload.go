@@ -2,6 +2,7 @@ package manifests
 
 import (
 	"maps"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -37,15 +38,15 @@ func workload(r domain.DeploymentRequested, apply domain.Step) (*appsac.Deployme
 	return appsac.Deployment(r.ServiceName, r.Namespace).
 		WithLabels(releaseLabels(r)).
 		WithSpec(appsac.DeploymentSpec().
-			WithReplicas(int32(r.Spec.Replicas)).
+			WithReplicas(small(r.Spec.Replicas)).
 			WithSelector(metaac.LabelSelector().WithMatchLabels(Selector(r))).
 			WithStrategy(appsac.DeploymentStrategy().
 				WithType(appsv1.RollingUpdateDeploymentStrategyType).
 				WithRollingUpdate(appsac.RollingUpdateDeployment().
-					WithMaxSurge(intstr.FromInt32(int32(apply.MaxSurge))).
-					WithMaxUnavailable(intstr.FromInt32(int32(apply.MaxUnavailable))))).
-			WithMinReadySeconds(int32(s.MinReady)).
-			WithProgressDeadlineSeconds(int32(s.Deadline + s.MinReady + deadlineSlack)).
+					WithMaxSurge(intstr.FromInt32(small(apply.MaxSurge))).
+					WithMaxUnavailable(intstr.FromInt32(small(apply.MaxUnavailable))))).
+			WithMinReadySeconds(small(s.MinReady)).
+			WithProgressDeadlineSeconds(small(s.Deadline + s.MinReady + deadlineSlack)).
 			WithRevisionHistoryLimit(keptReplicaSets).
 			WithTemplate(coreac.PodTemplateSpec().
 				WithLabels(releaseLabels(r)).
@@ -72,7 +73,7 @@ func container(r domain.DeploymentRequested) (*coreac.ContainerApplyConfiguratio
 		WithPorts(coreac.ContainerPort().
 			WithName(Port).
 			WithProtocol(corev1.ProtocolTCP).
-			WithContainerPort(int32(r.Spec.Port))).
+			WithContainerPort(small(r.Spec.Port))).
 		WithStartupProbe(probe(h.Path, h.Startup)).
 		WithReadinessProbe(probe(h.Path, h.Readiness)).
 		WithLivenessProbe(probe(h.Path, h.Liveness)).
@@ -90,13 +91,21 @@ func container(r domain.DeploymentRequested) (*coreac.ContainerApplyConfiguratio
 func probe(path string, p domain.Probe) *coreac.ProbeApplyConfiguration {
 	out := coreac.Probe().
 		WithHTTPGet(coreac.HTTPGetAction().WithPath(path).WithPort(intstr.FromString(Port))).
-		WithPeriodSeconds(int32(p.Period)).
-		WithTimeoutSeconds(int32(p.Timeout)).
-		WithFailureThreshold(int32(p.Failures))
+		WithPeriodSeconds(small(p.Period)).
+		WithTimeoutSeconds(small(p.Timeout)).
+		WithFailureThreshold(small(p.Failures))
 	if p.InitialDelay > 0 { // the server drops zeros; to own a field that isn't there would look like drift
-		out.WithInitialDelaySeconds(int32(p.InitialDelay))
+		out.WithInitialDelaySeconds(small(p.InitialDelay))
 	}
 	return out
+}
+
+// small fits a number into Kubernetes' own type; what is beyond it is refused there anyway, as out of range.
+func small[T ~int | ~int64](n T) int32 {
+	if n > math.MaxInt32 || n < math.MinInt32 {
+		return math.MaxInt32
+	}
+	return int32(n)
 }
 
 // variables are the user's and ours, which win, sorted by name.

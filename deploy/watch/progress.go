@@ -63,9 +63,9 @@ func (s Snapshot) Progress(applied *appsv1.Deployment) Progress {
 
 // complete is the Deployment controller's own rule, on the ReplicaSet of our template, and the Service's view of it.
 func (s Snapshot) complete(d *appsv1.Deployment, p Progress) bool {
-	st, n := d.Status, int32(p.Wanted)
+	st := d.Status
 	return st.ObservedGeneration >= d.Generation &&
-		st.UpdatedReplicas == n && st.Replicas == n && st.AvailableReplicas >= n &&
+		int(st.UpdatedReplicas) == p.Wanted && int(st.Replicas) == p.Wanted && int(st.AvailableReplicas) >= p.Wanted &&
 		p.ReplicaSet != nil && p.Available >= p.Wanted && p.Serving >= p.Wanted && p.Leaving == 0
 }
 

@@ -12,8 +12,6 @@ import (
 	"github.com/pipeops/pipeops/deploy/watch"
 )
 
-func to[T any](v T) *T { return &v }
-
 func template(image string) corev1.PodTemplateSpec {
 	return corev1.PodTemplateSpec{
 		ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": "web"}},
@@ -22,7 +20,7 @@ func template(image string) corev1.PodTemplateSpec {
 }
 
 func ownedBy(uid types.UID) []metav1.OwnerReference {
-	return []metav1.OwnerReference{{UID: uid, Controller: to(true)}}
+	return []metav1.OwnerReference{{UID: uid, Controller: new(true)}}
 }
 
 func set(uid types.UID, image string, n int32) *appsv1.ReplicaSet {
@@ -42,14 +40,14 @@ func pod(uid, owner types.UID) *corev1.Pod {
 func endpoint(uid types.UID) discoveryv1.Endpoint {
 	return discoveryv1.Endpoint{
 		TargetRef:  &corev1.ObjectReference{UID: uid},
-		Conditions: discoveryv1.EndpointConditions{Ready: to(true), Serving: to(true), Terminating: to(false)},
+		Conditions: discoveryv1.EndpointConditions{Ready: new(true), Serving: new(true), Terminating: new(false)},
 	}
 }
 
 // done is a rollout of two pods that is complete, and what was applied for it.
 func done() (watch.Snapshot, *appsv1.Deployment) {
 	d := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{UID: "d", Generation: 2}}
-	d.Spec = appsv1.DeploymentSpec{Replicas: to(int32(2)), Template: template("new")}
+	d.Spec = appsv1.DeploymentSpec{Replicas: new(int32(2)), Template: template("new")}
 	applied := d.DeepCopy()
 	d.Status = appsv1.DeploymentStatus{ObservedGeneration: 2, Replicas: 2, UpdatedReplicas: 2, ReadyReplicas: 2, AvailableReplicas: 2}
 	ending := pod("o1", "old")
@@ -91,9 +89,9 @@ func TestEachThingThatIsMissingKeepsARolloutFromBeingComplete(t *testing.T) {
 		{"those available are of another ReplicaSet", func(s *watch.Snapshot, _ *appsv1.Deployment) { s.ReplicaSets[1].Status.AvailableReplicas = 1 }, watch.Moving},
 		{"there is no ReplicaSet of the template", func(s *watch.Snapshot, _ *appsv1.Deployment) { s.ReplicaSets = s.ReplicaSets[:1] }, watch.Moving},
 		{"the Service doesn't lead to all", func(s *watch.Snapshot, _ *appsv1.Deployment) { s.Slices[0].Endpoints = s.Slices[0].Endpoints[:1] }, watch.Moving},
-		{"an endpoint isn't ready", func(s *watch.Snapshot, _ *appsv1.Deployment) { s.Slices[0].Endpoints[0].Conditions.Ready = to(false) }, watch.Moving},
+		{"an endpoint isn't ready", func(s *watch.Snapshot, _ *appsv1.Deployment) { s.Slices[0].Endpoints[0].Conditions.Ready = new(false) }, watch.Moving},
 		{"an endpoint is ending", func(s *watch.Snapshot, _ *appsv1.Deployment) {
-			s.Slices[0].Endpoints[0].Conditions.Terminating = to(true)
+			s.Slices[0].Endpoints[0].Conditions.Terminating = new(true)
 		}, watch.Moving},
 		{"the Service leads to an old pod as well", func(s *watch.Snapshot, _ *appsv1.Deployment) {
 			s.Slices[0].Endpoints = append(s.Slices[0].Endpoints, endpoint("o1"))
@@ -102,8 +100,8 @@ func TestEachThingThatIsMissingKeepsARolloutFromBeingComplete(t *testing.T) {
 		{"somebody changed the template", func(_ *watch.Snapshot, d *appsv1.Deployment) {
 			d.Generation, d.Spec.Template = 3, template("other")
 		}, watch.Replaced},
-		{"somebody scaled it to zero", func(_ *watch.Snapshot, d *appsv1.Deployment) { d.Spec.Replicas = to(int32(0)) }, watch.Replaced},
-		{"an autoscaler wants more", func(_ *watch.Snapshot, d *appsv1.Deployment) { d.Generation, d.Spec.Replicas = 3, to(int32(3)) }, watch.Moving},
+		{"somebody scaled it to zero", func(_ *watch.Snapshot, d *appsv1.Deployment) { d.Spec.Replicas = new(int32(0)) }, watch.Replaced},
+		{"an autoscaler wants more", func(_ *watch.Snapshot, d *appsv1.Deployment) { d.Generation, d.Spec.Replicas = 3, new(int32(3)) }, watch.Moving},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			t.Parallel()
