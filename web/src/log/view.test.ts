@@ -4,7 +4,7 @@ import type { HeadQuery } from "../gql/graphql";
 import { View } from "./view";
 
 const client = createClient({ url: "http://test.invalid/graphql", preferGetMethod: false, exchanges: [] });
-const operation = client.createRequestOperation("query", createRequest("{ head }", {}));
+const operation = client.createRequestOperation<HeadQuery>("query", createRequest("{ head }", {}));
 const answer = (head: string): OperationResult<HeadQuery> => ({ operation, data: { head }, stale: false, hasNext: false });
 
 test("of a flood of cursors, one at a time is asked for, and the newest is the last", async () => {

@@ -123,7 +123,7 @@ describe("live", () => {
     const told = await timeline();
     expect(screen.getByRole("heading", { name: "Greet in French" })).toBeDefined();
     expect(within(told).getAllByRole("heading", { level: 3 }).map((h) => h.textContent)).toEqual([
-      "Push", "Buildsucceeded4.2 s", "Deploy hello to productionsucceeded3.0 s",
+      "Push  ", "Build succeeded 4.2 s", "Deploy hello to production succeeded 3.0 s",
     ]);
     const layer = within(told).getByText("Built: [build 3/5] RUN go build (3.2 s)").closest("li");
     expect(layer?.textContent).toContain("+3.2 s");

@@ -37,8 +37,10 @@ export function Dashboard(search: DashboardSearch) {
       <a className="skip" href="#content">Skip to the content</a>
       <header className={styles.bar}>
         <h1><img src="/favicon.svg" alt="" width="24" height="24" />PipeOps</h1>
-        <ConnectionStatus />
-        {log.state !== "signed-out" && log.cursor !== undefined && <button type="button" onClick={() => { void signOut().then(log.restart); }}>Sign out</button>}
+        <div className={styles.right}>
+          <ConnectionStatus />
+          {log.cursor !== undefined && log.state !== "signed-out" && <button type="button" onClick={() => { void signOut().then(log.restart); }}>Sign out</button>}
+        </div>
       </header>
       {log.state === "signed-out" ? <SignIn /> : <Projects {...search} />}
     </>

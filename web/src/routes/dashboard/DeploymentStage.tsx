@@ -50,6 +50,7 @@ export function DeploymentStage({ deployment, entries }: Props) {
       )}
       <EntryList
         entries={entries}
+        context={`${d.serviceName} to ${d.environmentName}: `}
         below={{
           DeploymentFailed: d.diagnosis && <Diagnosis diagnosis={d.diagnosis} />,
           RollbackFailed: d.rollbackDiagnosis && <Diagnosis diagnosis={d.rollbackDiagnosis} />,

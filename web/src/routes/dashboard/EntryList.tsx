@@ -19,10 +19,12 @@ interface Props {
   entries: readonly FragmentType<typeof EntryFields>[];
   /** What belongs below an entry, by its event's type. */
   below?: Record<string, ReactNode>;
+  /** What a sentence need not say again, because the heading above has. */
+  context?: string;
 }
 
 /** What happened, in sentences, each with its time and how long after the one before it came. */
-export function EntryList({ entries, below = {} }: Props) {
+export function EntryList({ entries, below = {}, context = "" }: Props) {
   const told = unmask(EntryFields, entries);
   return (
     <ol className={styles.entries}>
@@ -32,7 +34,7 @@ export function EntryList({ entries, below = {} }: Props) {
           <Fragment key={id}>
             <li className={`${styles.entry} ${styles[toneOfSeverity[severity]]}`}>
               <Icon tone={toneOfSeverity[severity]} />
-              <span className={styles.text}>{text}</span>
+              <span className={styles.text}>{within(context, text)}</span>
               <span className={styles.after}>{before && `+${duration(between(before.at, at))}`}</span>
               <time dateTime={at} title={`${type}, ${at}`}>{clock(at)}</time>
             </li>
@@ -42,4 +44,11 @@ export function EntryList({ entries, below = {} }: Props) {
       })}
     </ol>
   );
+}
+
+/** "Rollout started" of "hello to production: rollout started". */
+function within(context: string, text: string): string {
+  if (context === "" || !text.startsWith(context)) return text;
+  const rest = text.slice(context.length);
+  return rest.charAt(0).toUpperCase() + rest.slice(1);
 }

@@ -19,8 +19,8 @@ export function Stage({ title, tone, state, took, children }: Props) {
     <section className={styles.stage} aria-labelledby={id}>
       <h3 id={id}>
         <span className={styles.mark}><Icon tone={tone} label="" /></span>
-        {title}
-        {state && <span className={`${styles.state} ${styles[tone]}`}>{state}</span>}
+        {title}{" "}
+        {state && <span className={`${styles.state} ${styles[tone]}`}>{state}</span>}{" "}
         {took && <span className={styles.took}>{took}</span>}
       </h3>
       <div className={styles.body}>{children}</div>
