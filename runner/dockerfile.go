@@ -118,8 +118,7 @@ func unreadable(missing, name string, err error) error {
 // check refuses what the builder couldn't read, or what would have it run another program.
 func check(text []byte) (*args.Dockerfile, error) {
 	d, err := args.Read(text)
-	var syntax *args.SyntaxError
-	if errors.As(err, &syntax) {
+	if syntax, ok := errors.AsType[*args.SyntaxError](err); ok {
 		return nil, &dockerfileError{code: diagnose.DockerfileSyntax, line: syntax.Line, message: syntax.Error()}
 	}
 	if err != nil {

@@ -47,8 +47,7 @@ func (r *Runner) do(ctx context.Context, a *worker.Attempt) error {
 	}
 	j := &job{Runner: r, attempt: a, request: c.Request, mask: newMask(a.Secrets()), began: time.Now()}
 	digest, err := j.inWorkspace(ctx)
-	var left *leftError
-	if !errors.As(err, &left) {
+	if _, left := errors.AsType[*leftError](err); !left {
 		a.Report(domain.WorkspaceRemoved{})
 	}
 	if err == nil {
@@ -189,8 +188,7 @@ func (j *job) tag(ctx context.Context, digest string) error {
 	own := string(j.request.Build)
 	own = j.request.Tag + "-" + own[max(0, len(own)-12):]
 	reference, err := j.name(ctx, j.request.Tag, digest)
-	var taken *registry.TakenError
-	if errors.As(err, &taken) {
+	if taken, ok := errors.AsType[*registry.TakenError](err); ok {
 		j.log("%v: this image gets the tag %s\n", taken, own)
 		reference, err = j.name(ctx, own, digest)
 	}

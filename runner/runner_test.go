@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -443,11 +444,11 @@ func TestParallelBuildsOfOneProject(t *testing.T) {
 	b := newBed(t, func(_ *bed, c *runner.Config) { c.Slots = 4 })
 	var streams []domain.Stream
 	for i := range 6 {
-		streams = append(streams, b.want(map[string]string{"Dockerfile": "FROM busybox:stable\nCOPY f /f\nRUN cat /f\n", "f": fmt.Sprint(i)}, nil))
+		streams = append(streams, b.want(map[string]string{"Dockerfile": "FROM busybox:stable\nCOPY f /f\nRUN cat /f\n", "f": strconv.Itoa(i)}, nil))
 	}
 	for i, stream := range streams {
 		log := b.Await(t, stream, over)
-		if got := content(t, b.image(workertest.Last[domain.ImagePushed](log).Reference))["f"]; got != fmt.Sprint(i) {
+		if got := content(t, b.image(workertest.Last[domain.ImagePushed](log).Reference))["f"]; got != strconv.Itoa(i) {
 			t.Errorf("image %d holds %q", i, got)
 		}
 	}

@@ -98,15 +98,9 @@ func hang(stopped chan<- error) func(context.Context, *worker.Attempt) error {
 
 func idle(h bus.Heartbeat) bool { return len(h.Running) == 0 }
 
-// inBubble runs a test on a clock of its own; waiting there takes no time.
-func inBubble(t *testing.T, test func(*testing.T)) {
-	t.Helper()
-	t.Parallel()
-	synctest.Test(t, test)
-}
-
 func TestGrantedJobIsDoneAndReportedInOrder(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		b := start(t, bus.NewInProcess(bus.Config{}), succeed, nil)
 		log := b.Await(t, b.want("bld_1"), workertest.Has[domain.BuildSucceeded])
 		want := []string{"BuildRequested", "BuildStarted", "SourceFetched", "ImagePushed", "ImageTagged", "WorkspaceRemoved", "BuildSucceeded"}
@@ -118,7 +112,8 @@ func TestGrantedJobIsDoneAndReportedInOrder(t *testing.T) {
 }
 
 func TestSecretsAreOpenedWithTheKeyOfTheClaim(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		secret := make(chan string, 1)
 		plane := workertest.Start(t, bus.NewInProcess(bus.Config{}), bus.KindBuild)
 		plane.Secrets = map[string]string{"git-token": "hush"}
@@ -136,7 +131,8 @@ func TestSecretsAreOpenedWithTheKeyOfTheClaim(t *testing.T) {
 }
 
 func TestRefusedJobIsDropped(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		b := start(t, bus.NewInProcess(bus.Config{}), succeed, nil)
 		b.Await(t, b.want("bld_1"), workertest.Has[domain.BuildSucceeded])
 		b.want("bld_1") // is over: refused
@@ -148,7 +144,8 @@ func TestRefusedJobIsDropped(t *testing.T) {
 }
 
 func TestUnansweredClaimIsRepeatedAndGetsTheSameAttempt(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		b := start(t, bus.NewInProcess(bus.Config{}), succeed, nil)
 		var lost atomic.Int64
 		b.Lose(func(a bus.Answer) bool { return a.Grant != nil && lost.Add(1) <= 2 })
@@ -166,7 +163,8 @@ func TestUnansweredClaimIsRepeatedAndGetsTheSameAttempt(t *testing.T) {
 }
 
 func TestJobWhoseClaimIsNeverAnsweredIsHandedBack(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		b := start(t, bus.NewInProcess(bus.Config{MaxDeliveries: 2}), succeed, nil)
 		b.Lose(func(a bus.Answer) bool { return a.Grant != nil || a.Refusal != nil })
 		dead := make(chan bus.Dead, 1)
@@ -183,7 +181,8 @@ func TestJobWhoseClaimIsNeverAnsweredIsHandedBack(t *testing.T) {
 }
 
 func TestClaimWaitsThroughSilenceOfTheControlPlane(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		b := start(t, bus.NewInProcess(bus.Config{MaxDeliveries: 1}), succeed, nil)
 		b.AwaitBeat(t, idle)
 		synctest.Wait()
@@ -196,7 +195,8 @@ func TestClaimWaitsThroughSilenceOfTheControlPlane(t *testing.T) {
 }
 
 func TestLostAnswersToReportsAreMadeGoodByHeartbeats(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		b := start(t, bus.NewInProcess(bus.Config{}), succeed, nil)
 		b.Lose(func(a bus.Answer) bool { return a.Heartbeat != nil && a.Heartbeat.Beat == 0 })
 		b.Await(t, b.want("bld_1"), workertest.Has[domain.BuildSucceeded])
@@ -238,7 +238,8 @@ func (f *faulty) PublishHeartbeat(ctx context.Context, h bus.Heartbeat) error {
 }
 
 func TestLostReportLeavesAGapThatIsFilled(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		var n atomic.Int64
 		f := &faulty{Bus: bus.NewInProcess(bus.Config{}), report: func(bus.Report) (bool, error) {
 			return n.Add(1)%2 == 1, nil // the first is lost, the second arrives before it, …
@@ -265,7 +266,8 @@ func TestLostReportLeavesAGapThatIsFilled(t *testing.T) {
 }
 
 func TestReportsAreKeptWhileTheBrokerIsAwayAndThenSentTogether(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		var away atomic.Bool
 		away.Store(true)
 		f := &faulty{Bus: bus.NewInProcess(bus.Config{}), report: func(bus.Report) (bool, error) {
@@ -295,7 +297,8 @@ func TestReportsAreKeptWhileTheBrokerIsAwayAndThenSentTogether(t *testing.T) {
 }
 
 func TestOutputArrivesWholeAndInChunks(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		var n atomic.Int64
 		f := &faulty{Bus: bus.NewInProcess(bus.Config{}), chunk: func() error {
 			if n.Add(1)%3 == 0 {
@@ -327,7 +330,8 @@ func TestOutputArrivesWholeAndInChunks(t *testing.T) {
 }
 
 func TestOutputBeyondItsLimitIsLeftOutAndSaysSo(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		b := start(t, bus.NewInProcess(bus.Config{}), func(ctx context.Context, a *worker.Attempt) error {
 			for range 100 {
 				a.Log("build", []byte("0123456789"))
@@ -344,7 +348,8 @@ func TestOutputBeyondItsLimitIsLeftOutAndSaysSo(t *testing.T) {
 }
 
 func TestCancelStopsTheAttemptWithinTwoSeconds(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		stopped := make(chan error, 1)
 		b := start(t, bus.NewInProcess(bus.Config{}), hang(stopped), nil)
 		stream := b.want("bld_1")
@@ -369,7 +374,8 @@ func TestCancelStopsTheAttemptWithinTwoSeconds(t *testing.T) {
 }
 
 func TestAttemptThatTheControlPlaneDoesNotKnowIsStopped(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		stopped := make(chan error, 1)
 		f := &forgetful{Bus: bus.NewInProcess(bus.Config{})}
 		b := start(t, f, hang(stopped), nil)
@@ -399,7 +405,8 @@ func (f *forgetful) PublishHeartbeat(ctx context.Context, h bus.Heartbeat) error
 }
 
 func TestSilencePausesEffectsAndThenStopsTheAttempt(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		effects := make(chan time.Time)
 		stopped := make(chan error, 1)
 		b := start(t, bus.NewInProcess(bus.Config{}), func(ctx context.Context, a *worker.Attempt) error {
@@ -442,7 +449,8 @@ func TestSilencePausesEffectsAndThenStopsTheAttempt(t *testing.T) {
 
 // A freeze, as the worker sees it: nothing happens for a while, and then all that lay in its socket comes at once.
 func TestAnswersFromBeforeAFreezeAreNoContact(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		f := &delayed{Bus: bus.NewInProcess(bus.Config{})}
 		in := make(chan *worker.Attempt, 1)
 		b := start(t, f, func(ctx context.Context, a *worker.Attempt) error {
@@ -521,7 +529,8 @@ func TestErrorEndsTheAttemptAsLost(t *testing.T) {
 		"fault":       func(context.Context, *worker.Attempt) error { panic("fault") },
 	} {
 		t.Run(name, func(t *testing.T) {
-			inBubble(t, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
 				b := start(t, bus.NewInProcess(bus.Config{}), do, nil)
 				lost := workertest.Last[domain.AttemptLost](b.Await(t, b.want("bld_1"), workertest.Has[domain.AttemptLost]))
 				if lost.Attempt != "bld_1.1" || !strings.Contains(lost.Reason, strings.Fields(name)[0]) {
@@ -534,7 +543,8 @@ func TestErrorEndsTheAttemptAsLost(t *testing.T) {
 }
 
 func TestSlotsBoundWhatRunsAndJobsAreLeftToOthers(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		stopped := make(chan error, 3)
 		b := start(t, bus.NewInProcess(bus.Config{}), hang(stopped), func(c *worker.Config) { c.Slots = 2 })
 		for _, id := range []domain.BuildID{"bld_1", "bld_2", "bld_3"} {
@@ -551,7 +561,8 @@ func TestSlotsBoundWhatRunsAndJobsAreLeftToOthers(t *testing.T) {
 }
 
 func TestStoppedWorkerReportsWhatItLeaves(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		stopped := make(chan error, 1)
 		b := start(t, bus.NewInProcess(bus.Config{}), hang(stopped), nil)
 		stream := b.want("bld_1")
@@ -569,7 +580,8 @@ func TestStoppedWorkerReportsWhatItLeaves(t *testing.T) {
 }
 
 func TestGraceLetsRunningAttemptsEnd(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		b := start(t, bus.NewInProcess(bus.Config{}), func(ctx context.Context, a *worker.Attempt) error {
 			<-time.After(20 * time.Second)
 			return succeed(ctx, a)
@@ -584,7 +596,8 @@ func TestGraceLetsRunningAttemptsEnd(t *testing.T) {
 }
 
 func TestStopWithoutAControlPlaneEndsAllTheSame(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		f := &faulty{Bus: bus.NewInProcess(bus.Config{})}
 		stopped := make(chan error, 1)
 		b := start(t, f, hang(stopped), nil)

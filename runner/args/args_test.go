@@ -61,7 +61,7 @@ func TestArgsOfAUserPassWhereTheDockerfileDeclaresThem(t *testing.T) {
 				t.Fatal(err)
 			}
 			user := map[string]string{}
-			for _, n := range strings.Fields(c.user) {
+			for n := range strings.FieldsSeq(c.user) {
 				user[n] = "of the user"
 			}
 			f := d.Filter(user, args.Own(commit))

@@ -169,7 +169,7 @@ func (a *authority) key(ctx context.Context, host string, salt []byte) (ed25519.
 	}
 	mac := hmac.New(sha256.New, seed)
 	for _, part := range []string{string(salt), a.repository, a.project, host, c.Username, c.Password, c.IdentityToken, c.RegistryToken} {
-		fmt.Fprintf(mac, "%d:%s", len(part), part)
+		mac.Write(fmt.Appendf(nil, "%d:%s", len(part), part))
 	}
 	return ed25519.NewKeyFromSeed(mac.Sum(nil)), nil
 }

@@ -71,8 +71,7 @@ func (p *progress) explain(err, cause error, mask func(string) string) error {
 		return &LostError{mask("BuildKit was lost: " + err.Error())}
 	}
 	e := &Error{Stage: Make, Message: mask(message(err))}
-	var exit *gateway.ExitError
-	if errors.As(err, &exit) {
+	if exit, ok := errors.AsType[*gateway.ExitError](err); ok {
 		e.ExitCode = int(exit.ExitCode)
 	}
 	for _, s := range errdefs.Sources(err) {
@@ -81,9 +80,8 @@ func (p *progress) explain(err, cause error, mask func(string) string) error {
 			break
 		}
 	}
-	var at *errdefs.VertexError
 	var named digest.Digest
-	if errors.As(err, &at) {
+	if at, ok := errors.AsType[*errdefs.VertexError](err); ok {
 		named = digest.Digest(at.Digest)
 	}
 	if e.ExitCode == 0 && p.pushFailed() {
@@ -108,8 +106,7 @@ func message(err error) string {
 
 // lost says whether it was the daemon that went away, and not the build that failed.
 func lost(err error) bool {
-	var exit *gateway.ExitError
-	if errors.As(err, &exit) {
+	if _, exited := errors.AsType[*gateway.ExitError](err); exited {
 		return false
 	}
 	// Nobody here cancelled, so it was the daemon, in stopping.
@@ -137,10 +134,10 @@ func mayMend(message string) bool {
 	)
 }
 
-func contains(text string, any ...string) bool {
+func contains(text string, parts ...string) bool {
 	text = strings.ToLower(text)
-	for _, a := range any {
-		if strings.Contains(text, a) {
+	for _, part := range parts {
+		if strings.Contains(text, part) {
 			return true
 		}
 	}

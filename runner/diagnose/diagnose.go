@@ -78,10 +78,10 @@ func (r rule) fits(f Failure, text string) bool {
 }
 
 // mentions wants one of the texts; within one, " … " stands for anything between.
-func mentions(text string, any []string) bool {
-	for _, a := range any {
-		rest, all := text, true
-		for part := range strings.SplitSeq(a, " … ") {
+func mentions(output string, texts []string) bool {
+	for _, text := range texts {
+		rest, all := output, true
+		for part := range strings.SplitSeq(text, " … ") {
 			_, after, ok := strings.Cut(rest, part)
 			rest, all = after, all && ok
 		}

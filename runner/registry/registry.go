@@ -174,8 +174,7 @@ func refusal(err error) error {
 		return err
 	}
 	e := &Error{Message: err.Error()}
-	var refused *transport.Error
-	if errors.As(err, &refused) {
+	if refused, ok := errors.AsType[*transport.Error](err); ok {
 		e.Status = refused.StatusCode
 	}
 	return e

@@ -108,7 +108,7 @@ func address(text, ownRemote string) (*url.URL, error) {
 	case u.Scheme == "https":
 	case u.Scheme == "http" && (own || loopback(u.Hostname())):
 	default:
-		return nil, &Error{BadURL, fmt.Sprintf("repositories are fetched over https, not %s", u.Scheme)}
+		return nil, &Error{BadURL, "repositories are fetched over https, not " + u.Scheme}
 	}
 	return u, nil
 }
@@ -121,12 +121,26 @@ func loopback(host string) bool {
 // settings are the only ones that git sees.
 func settings(u *url.URL, token string) [][2]string {
 	s := [][2]string{
-		{"protocol.allow", "never"}, {"protocol." + u.Scheme + ".allow", "always"}, {"protocol.version", "2"},
-		{"http.followRedirects", "false"}, {"http.lowSpeedLimit", "1000"}, {"http.lowSpeedTime", "60"},
-		{"credential.helper", ""}, {"core.hooksPath", "/dev/null"}, {"core.fsmonitor", "false"}, {"core.attributesFile", "/dev/null"},
-		{"core.autocrlf", "false"}, {"core.symlinks", "true"}, {"init.templateDir", ""}, {"init.defaultBranch", "none"},
-		{"transfer.fsckObjects", "true"}, {"submodule.recurse", "false"}, {"fetch.recurseSubmodules", "false"},
-		{"gc.auto", "0"}, {"maintenance.auto", "false"}, {"advice.detachedHead", "false"},
+		{"protocol.allow", "never"},
+		{"protocol." + u.Scheme + ".allow", "always"},
+		{"protocol.version", "2"},
+		{"http.followRedirects", "false"},
+		{"http.lowSpeedLimit", "1000"},
+		{"http.lowSpeedTime", "60"},
+		{"credential.helper", ""},
+		{"core.hooksPath", "/dev/null"},
+		{"core.fsmonitor", "false"},
+		{"core.attributesFile", "/dev/null"},
+		{"core.autocrlf", "false"},
+		{"core.symlinks", "true"},
+		{"init.templateDir", ""},
+		{"init.defaultBranch", "none"},
+		{"transfer.fsckObjects", "true"},
+		{"submodule.recurse", "false"},
+		{"fetch.recurseSubmodules", "false"},
+		{"gc.auto", "0"},
+		{"maintenance.auto", "false"},
+		{"advice.detachedHead", "false"},
 	}
 	if token != "" {
 		// Any user name will do at GitHub, GitLab, Gitea, Bitbucket and ours.

@@ -3,7 +3,7 @@ package gittest
 
 import (
 	"net/http"
-	"net/http/cgi"
+	"net/http/cgi" //nolint:gosec // no old Go
 	"net/http/httptest"
 	"os"
 	"os/exec"
@@ -28,7 +28,7 @@ type Server struct {
 func New(tb testing.TB) *Server {
 	tb.Helper()
 	s := &Server{root: tb.TempDir()}
-	path, err := exec.Command("git", "--exec-path").Output()
+	path, err := exec.CommandContext(tb.Context(), "git", "--exec-path").Output()
 	if err != nil {
 		tb.Fatalf("find git: %v", err)
 	}
