@@ -62,7 +62,7 @@ func (r *Resolver) readLog(ctx context.Context, b *projections.Build, attempt do
 		next = chunk.Offset + int64(len(chunk.Bytes))
 	}
 	over := attempt != b.Attempt || b.Phase.Final() || b.Phase == domain.Waiting
-	if cut := unfinished(text); cut > 0 && cut < len(text) && !(whole && over) {
+	if cut := unfinished(text); cut < len(text) && (!whole || !over) {
 		text, next = text[:len(text)-cut], next-int64(cut)
 	}
 	return &model.BuildLog{

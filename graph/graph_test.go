@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -350,7 +351,7 @@ func TestEventsComeInPagesWithAllTheirFields(t *testing.T) {
 		must(t, err)
 		var line map[string]any
 		must(t, json.Unmarshal(b, &line))
-		line["position"] = fmt.Sprint(r.Cursor.Position)
+		line["position"] = strconv.FormatInt(r.Cursor.Position, 10)
 		want = append(want, line)
 	}
 	if diff := cmp.Diff(want, got); diff != "" || len(got) < 6 {
@@ -432,8 +433,8 @@ func TestWithoutAGoodTokenThereIsNoAnswer(t *testing.T) {
 		resp, err := http.DefaultClient.Do(r)
 		must(t, err)
 		var answer struct {
-			Data   any
-			Errors []problem
+			Data   any       `json:"data"`
+			Errors []problem `json:"errors"`
 		}
 		must(t, json.NewDecoder(resp.Body).Decode(&answer))
 		_ = resp.Body.Close()

@@ -58,8 +58,7 @@ func decided[E domain.Event](events []domain.Recorded) (event E, err error) {
 // shown gives the row that a mutation answers with. What was wanted is recorded by then: a read model that is behind
 // is no reason to say that it failed, so the answer comes without the row.
 func shown[T any](ctx context.Context, r *Resolver, row *T, err error) (*T, error) {
-	var behind *projections.BehindError
-	if errors.As(err, &behind) {
+	if _, behind := errors.AsType[*projections.BehindError](err); behind {
 		r.config.Log.WarnContext(ctx, "a mutation was answered without its object", "err", err)
 		return nil, nil
 	}

@@ -99,9 +99,14 @@ func (c Config) Validate() error {
 		name    string
 		missing bool
 	}{
-		{"Queries", c.Queries == nil}, {"Commands", c.Commands == nil}, {"Tokens", c.Tokens == nil},
-		{"Secrets", c.Secrets == nil}, {"Logs", c.Logs == nil}, {"Workers", c.Workers == nil},
-		{"NewID", c.NewID == nil}, {"Log", c.Log == nil},
+		{"Queries", c.Queries == nil},
+		{"Commands", c.Commands == nil},
+		{"Tokens", c.Tokens == nil},
+		{"Secrets", c.Secrets == nil},
+		{"Logs", c.Logs == nil},
+		{"Workers", c.Workers == nil},
+		{"NewID", c.NewID == nil},
+		{"Log", c.Log == nil},
 	} {
 		if required.missing {
 			problems = append(problems, fmt.Errorf("%s is nil", required.name))

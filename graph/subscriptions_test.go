@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -34,12 +35,19 @@ const eventsQuery = `subscription($after: Cursor, $filter: EventFilter) { events
 
 type eventsView struct {
 	Events struct {
-		Cursor, Head string
-		Events       []struct {
-			Position, Type, Project string
-			Data                    json.RawMessage
-		}
-	}
+		Cursor string `json:"cursor"`
+		Head   string `json:"head"`
+		Events []struct {
+			Position string          `json:"position"`
+			Type     string          `json:"type"`
+			Project  string          `json:"project"`
+			Data     json.RawMessage `json:"data"`
+		} `json:"events"`
+	} `json:"events"`
+}
+
+type eventsAnswer struct {
+	Data eventsView `json:"data"`
 }
 
 // append records plain events of many projects, one of them with bodies of that size.
@@ -91,7 +99,7 @@ func TestASubscriptionCutAHundredTimesSeesExactlyTheFilteredLog(t *testing.T) {
 		if err != nil {
 			return false
 		}
-		var answer struct{ Data eventsView }
+		var answer eventsAnswer
 		if f.Type != "next" || json.Unmarshal(f.Payload, &answer) != nil {
 			t.Fatalf("got %s %s", f.Type, f.Payload)
 		}
@@ -121,7 +129,7 @@ func TestASubscriptionCutAHundredTimesSeesExactlyTheFilteredLog(t *testing.T) {
 	var want []string
 	for e, err := range w.store.Read(t.Context(), eventstore.Query{Project: project, Types: []string{"LayerBuilt", "ProjectCreated"}}) {
 		must(t, err)
-		want = append(want, fmt.Sprint(e.Cursor.Position))
+		want = append(want, strconv.FormatInt(e.Cursor.Position, 10))
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("seed %d, %d events (-want +got):\n%s", seed, len(want), diff)
@@ -201,7 +209,7 @@ func TestAReaderThatIsStuckIsCutAndTheOthersGoOn(t *testing.T) {
 		if err != nil {
 			break // it was cut: what the sockets held came before
 		}
-		var answer struct{ Data eventsView }
+		var answer eventsAnswer
 		must(t, json.Unmarshal(f.Payload, &answer))
 		got = append(got, answer.Data.Events.Cursor)
 	}
@@ -213,7 +221,7 @@ func TestAReaderThatIsStuckIsCutAndTheOthersGoOn(t *testing.T) {
 	again.subscribe("1", eventsQuery, map[string]any{"after": after})
 	for next := position(t, after) + 1; next <= w.head().Position; {
 		for _, e := range data[eventsView](again, "1").Events.Events {
-			if e.Position != fmt.Sprint(next) {
+			if e.Position != strconv.FormatInt(next, 10) {
 				t.Fatalf("resumed after %s: got position %s, want %d", after, e.Position, next)
 			}
 			next++
@@ -455,7 +463,7 @@ func (w *world) stream(query string, variables map[string]any) (lines <-chan str
 	out, end := make(chan string, 100), make(chan struct{}) // 100: more than a test reads late
 	go func() {
 		defer close(end)
-		defer resp.Body.Close()
+		defer func() { _ = resp.Body.Close() }()
 		for s := bufio.NewScanner(resp.Body); s.Scan(); {
 			if text, ok := strings.CutPrefix(s.Text(), "data: "); ok {
 				out <- text
@@ -473,10 +481,10 @@ func TestServerSentEventsReplayAndFollowToo(t *testing.T) {
 	w.append(2, 1, "prj_x")
 	next := int64(1)
 	for next <= w.head().Position {
-		var answer struct{ Data eventsView }
+		var answer eventsAnswer
 		must(t, json.Unmarshal([]byte(<-lines), &answer))
 		for _, e := range answer.Data.Events.Events {
-			if e.Position != fmt.Sprint(next) {
+			if e.Position != strconv.FormatInt(next, 10) {
 				t.Fatalf("got position %s, want %d", e.Position, next)
 			}
 			next++

@@ -3,7 +3,6 @@ package graph_test
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,7 +11,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
-	"strings"
+	"strconv"
 	"testing"
 	"time"
 
@@ -64,7 +63,7 @@ func (v verifier) Verify(ctx context.Context, token string) (string, bool, error
 	return "token:" + found.ID, err == nil, err
 }
 
-func newWorld(t testing.TB, change ...func(*graph.Config)) *world {
+func newWorld(t *testing.T, change ...func(*graph.Config)) *world {
 	t.Helper()
 	url := testenv.Postgres(t)
 	app, err := migrations.Up(t.Context(), url, slog.New(slog.DiscardHandler))
@@ -115,22 +114,23 @@ func newWorld(t testing.TB, change ...func(*graph.Config)) *world {
 	return w
 }
 
-func must(t testing.TB, err error) {
-	t.Helper()
+func must(tb testing.TB, err error) {
+	tb.Helper()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 }
 
 // running runs a service until the test ends.
-func running(t testing.TB, run func(context.Context) error) {
-	ctx, cancel := context.WithCancelCause(context.WithoutCancel(t.Context()))
+func running(tb testing.TB, run func(context.Context) error) {
+	tb.Helper()
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(tb.Context()))
 	done := make(chan error, 1)
 	go func() { done <- run(ctx) }()
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		cancel(nil)
 		if err := <-done; err != nil {
-			t.Error(err)
+			tb.Error(err)
 		}
 	})
 }
@@ -139,8 +139,12 @@ func newID(prefix string) string { return prefix + "_" + uuid.Must(uuid.NewV7())
 
 // problem is an error of an answer.
 type problem struct {
-	Message    string
-	Extensions struct{ Code, Field, Fix string }
+	Message    string `json:"message"`
+	Extensions struct {
+		Code  string `json:"code"`
+		Field string `json:"field"`
+		Fix   string `json:"fix"`
+	} `json:"extensions"`
 }
 
 // post sends a query with the token.
@@ -154,7 +158,7 @@ func (w *world) post(query string, variables map[string]any) (data json.RawMessa
 	r.Header.Set("Content-Type", "application/json")
 	resp, err := http.DefaultClient.Do(r)
 	must(w.t, err)
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }()
 	var answer struct {
 		Data   json.RawMessage
 		Errors []problem
@@ -230,7 +234,7 @@ func (w *world) push(project domain.ProjectID) (domain.PushID, domain.BuildID) {
 	id := domain.PushID(newID("psh"))
 	commit := fmt.Sprintf("%040d", w.pushes)
 	w.do(project, domain.ReceivePush{
-		Push: id, Project: project, Source: "github", Delivery: fmt.Sprint(w.pushes), Kind: "push", Ref: "refs/heads/main", Commit: commit, Body: commit,
+		Push: id, Project: project, Source: "github", Delivery: strconv.Itoa(w.pushes), Kind: "push", Ref: "refs/heads/main", Commit: commit, Body: commit,
 		Pusher: domain.Personal{Text: "ada", Subject: "p1"}, Author: domain.Personal{Text: "Ada", Subject: "p1"}, Message: domain.Personal{Text: "fix", Subject: "p1"},
 	})
 	return id, last[domain.BuildRequested](w, project).Build
@@ -383,13 +387,10 @@ func (s *socket) closed() (websocket.StatusCode, string) {
 	s.t.Helper()
 	for {
 		if _, err := s.next(); err != nil {
-			var c websocket.CloseError
-			if errors.As(err, &c) {
+			if c, ok := errors.AsType[websocket.CloseError](err); ok {
 				return c.Code, c.Reason
 			}
 			return -1, err.Error()
 		}
 	}
 }
-
-func randomName() string { return "x" + strings.ToLower(rand.Text()[:8]) }

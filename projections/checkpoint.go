@@ -88,7 +88,8 @@ func (p *Projector) Status(ctx context.Context) ([]ProjectionStatus, error) {
 
 // checkpoints gives all checkpoints by name with version.
 func (p *Projector) checkpoints(ctx context.Context) (map[string]ProjectionStatus, error) {
-	rows, err := p.config.Pool.Query(ctx, `SELECT name, epoch, position, moved_at, stopped_position, stopped_event,
+	rows, err := p.config.Pool.Query(ctx, //nolint:rowserrcheck // ForEachRow does
+		`SELECT name, epoch, position, moved_at, stopped_position, stopped_event,
 		stopped_error, stopped_at FROM projections.checkpoints`)
 	out := map[string]ProjectionStatus{}
 	if err == nil {

@@ -46,16 +46,16 @@ type Config struct {
 func (c Config) Validate() error {
 	var problems []error
 	if c.Store == nil {
-		problems = append(problems, errors.New("Store is nil"))
+		problems = append(problems, errors.New("the Store is missing"))
 	}
 	if c.Opener == nil {
-		problems = append(problems, errors.New("Opener is nil"))
+		problems = append(problems, errors.New("the Opener is missing"))
 	}
 	if c.Log == nil {
-		problems = append(problems, errors.New("Log is nil"))
+		problems = append(problems, errors.New("the Log is missing"))
 	}
 	if c.RetryStopped < 0 || c.Patience < 0 {
-		problems = append(problems, errors.New("RetryStopped or Patience is negative: 0 means its default"))
+		problems = append(problems, errors.New("the RetryStopped or Patience is negative: 0 means its default"))
 	}
 	return errors.Join(problems...)
 }

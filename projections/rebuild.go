@@ -51,10 +51,10 @@ func (p *Projector) Rebuild(ctx context.Context, name string) (Rebuilt, error) {
 }
 
 func (p *Projector) rebuild(ctx context.Context, current, fresh place) (r Rebuilt, err error) {
-	clear := func() error { // what a rebuild that was killed has left
+	forget := func() error { // what a rebuild that was killed has left
 		return pgx.BeginFunc(ctx, p.config.Pool, func(tx pgx.Tx) error { return drop(ctx, tx, fresh) })
 	}
-	if err := clear(); err != nil {
+	if err := forget(); err != nil {
 		return r, err
 	}
 	if err := create(ctx, p.config.Pool, fresh); err != nil {

@@ -111,8 +111,9 @@ func load(ctx context.Context, tx pgx.Tx, p place, r *rows) error {
 	}
 	clear(r.missing)
 	for table, wanted := range keys {
-		found, err := tx.Query(ctx, "SELECT key, project, lookup, place, from_position, row FROM "+quoted(p.table(table))+
-			" WHERE key = ANY ($1)", wanted)
+		found, err := tx.Query(ctx, //nolint:rowserrcheck // ForEachRow does
+			"SELECT key, project, lookup, place, from_position, row FROM "+quoted(p.table(table))+
+				" WHERE key = ANY ($1)", wanted)
 		if err != nil {
 			return fmt.Errorf("load %d rows of %s: %w", len(wanted), table, err)
 		}

@@ -178,7 +178,10 @@ func newPush(rec domain.Recorded, e domain.Event) Push {
 
 // sealed keeps a personal field as it is: a read model holds no more than the log does.
 func sealed(rec domain.Recorded, field string, p domain.Personal) Personal {
-	var form struct{ Enc, Sub string }
+	var form struct {
+		Enc string `json:"enc"`
+		Sub string `json:"sub"`
+	}
 	if b, err := json.Marshal(p); err == nil { // it comes from a stored event, and so is sealed
 		_ = json.Unmarshal(b, &form)
 	}

@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -45,30 +46,30 @@ type world struct {
 	pushes      int
 }
 
-func newWorld(t testing.TB) *world {
-	t.Helper()
-	url := testenv.Postgres(t)
-	app, err := migrations.Up(t.Context(), url, slog.New(slog.DiscardHandler))
-	must(t, err)
-	w := &world{t: t, app: app, now: time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)}
-	w.owner, err = pgxpool.New(t.Context(), url)
-	must(t, err)
-	t.Cleanup(w.owner.Close)
+func newWorld(tb testing.TB) *world {
+	tb.Helper()
+	url := testenv.Postgres(tb)
+	app, err := migrations.Up(tb.Context(), url, slog.New(slog.DiscardHandler))
+	must(tb, err)
+	w := &world{t: tb, app: app, now: time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)}
+	w.owner, err = pgxpool.New(tb.Context(), url)
+	must(tb, err)
+	tb.Cleanup(w.owner.Close)
 	w.store = w.open()
-	master, err := seal.LoadMaster(filepath.Join(t.TempDir(), "master.key"))
-	must(t, err)
-	keys, err := seal.Open(t.Context(), master, records.NewKeys(w.store.Pool()))
-	must(t, err)
+	master, err := seal.LoadMaster(filepath.Join(tb.TempDir(), "master.key"))
+	must(tb, err)
+	keys, err := seal.Open(tb.Context(), master, records.NewKeys(w.store.Pool()))
+	must(tb, err)
 	w.subjects = seal.NewSubjects(keys, records.NewSubjects(w.store.Pool()))
 	w.commands, err = commands.New(commands.Config{Store: w.store, Sealer: w.subjects, Log: w.log()})
-	must(t, err)
+	must(tb, err)
 	return w
 }
 
-func must(t testing.TB, err error) {
-	t.Helper()
+func must(tb testing.TB, err error) {
+	tb.Helper()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 }
 
@@ -85,8 +86,9 @@ func (w *world) open() *eventstore.Store {
 }
 
 // running runs a service until the test ends, or stop is called.
-func running(t testing.TB, run func(context.Context) error) (stop func()) {
-	ctx, cancel := context.WithCancelCause(t.Context())
+func running(tb testing.TB, run func(context.Context) error) (stop func()) {
+	tb.Helper()
+	ctx, cancel := context.WithCancelCause(tb.Context())
 	done := make(chan error, 1)
 	go func() { done <- run(ctx) }()
 	stopped := false
@@ -97,10 +99,10 @@ func running(t testing.TB, run func(context.Context) error) (stop func()) {
 		stopped = true
 		cancel(nil)
 		if err := <-done; err != nil {
-			t.Error(err)
+			tb.Error(err)
 		}
 	}
-	t.Cleanup(stop)
+	tb.Cleanup(stop)
 	return stop
 }
 
@@ -121,8 +123,7 @@ func (w *world) try(project domain.ProjectID, cmd domain.Command) []domain.Recor
 	w.t.Helper()
 	w.now = w.now.Add(time.Second)
 	result, err := w.commands.Execute(w.t.Context(), cmd, commands.Meta{CommandID: uuid.NewString(), Actor: "act_1", At: w.now, Project: project})
-	var refused *domain.Refusal
-	if errors.As(err, &refused) {
+	if _, refused := errors.AsType[*domain.Refusal](err); refused {
 		return nil
 	}
 	must(w.t, err)
@@ -154,7 +155,7 @@ func (w *world) push(project domain.ProjectID, ref string) domain.PushID {
 	id := domain.PushID(newID("psh"))
 	person := func(text string) domain.Personal { return domain.Personal{Text: text, Subject: "person-1"} }
 	w.follow(w.try(project, domain.ReceivePush{
-		Push: id, Project: project, Source: "github", Delivery: fmt.Sprint(w.pushes), Kind: "push", Ref: ref, Commit: commit, Body: commit,
+		Push: id, Project: project, Source: "github", Delivery: strconv.Itoa(w.pushes), Kind: "push", Ref: ref, Commit: commit, Body: commit,
 		Pusher: person("ada"), Author: person("Ada <ada@example.org>"), Message: person("fix it"), Time: domain.At(w.now),
 	}))
 	return id
@@ -176,13 +177,6 @@ func (w *world) follow(events []domain.Recorded) {
 			w.follow(w.try(r.ProjectID, cmd))
 		}
 	}
-}
-
-func (w *world) projectOf(stream domain.Stream) domain.ProjectID {
-	w.t.Helper()
-	r, err := w.commands.Origin(w.t.Context(), stream)
-	must(w.t, err)
-	return r.ProjectID
 }
 
 // build folds a build.
@@ -229,8 +223,7 @@ func (w *world) report(a domain.AttemptID, sequence int64, item domain.Event) {
 	}
 	w.now = w.now.Add(time.Second)
 	result, err := w.commands.Report(w.t.Context(), a, sequence, item, w.now, "wrk_1")
-	var refused *domain.Refusal
-	if errors.As(err, &refused) {
+	if _, refused := errors.AsType[*domain.Refusal](err); refused {
 		return
 	}
 	must(w.t, err)
@@ -360,23 +353,23 @@ type answer struct {
 	Timelines   []*projections.Timeline
 }
 
-func ask(t testing.TB, q *projections.Queries, at projections.At) (a answer) {
-	t.Helper()
-	ctx := t.Context()
+func ask(tb testing.TB, q *projections.Queries, at projections.At) (a answer) {
+	tb.Helper()
+	ctx := tb.Context()
 	var err error
 	a.Projects, err = q.Projects(ctx, at)
-	must(t, err)
+	must(tb, err)
 	a.Status, err = q.Status(ctx, "", at)
-	must(t, err)
+	must(tb, err)
 	for _, p := range a.Projects {
 		b, err := q.Builds(ctx, p.ID, "", projections.Page{}, at)
-		must(t, err)
+		must(tb, err)
 		d, err := q.Deployments(ctx, p.ID, "", "", projections.Page{}, at)
-		must(t, err)
+		must(tb, err)
 		u, err := q.Pushes(ctx, p.ID, true, projections.Page{}, at)
-		must(t, err)
+		must(tb, err)
 		l, err := q.Timeline(ctx, p.ID, "", at)
-		must(t, err)
+		must(tb, err)
 		a.Builds, a.Deployments, a.Pushes = slices.Concat(a.Builds, b), slices.Concat(a.Deployments, d), slices.Concat(a.Pushes, u)
 		a.Timelines = append(a.Timelines, l)
 	}

@@ -10,10 +10,10 @@ import (
 type Event struct{ domain.Recorded }
 
 // Position in the log.
-func (e Event) Position() int64 { return e.Recorded.Cursor.Position }
+func (e Event) Position() int64 { return e.Cursor.Position }
 
 // Epoch of the log.
-func (e Event) Epoch() int64 { return e.Recorded.Cursor.LogEpoch }
+func (e Event) Epoch() int64 { return e.Cursor.LogEpoch }
 
 // Project that it belongs to.
 func (e Event) Project() domain.ProjectID { return e.ProjectID }
