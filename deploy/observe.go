@@ -84,15 +84,15 @@ func illOf(p watch.Progress) []types.UID {
 }
 
 // progress reports where the rollout stands, if that is new and the last report is a beat ago.
-func (r *rollout) progress(p watch.Progress, message string) {
+func (r *rollout) progress(p watch.Progress, message string, now time.Time) {
 	e := domain.RolloutProgressed{
 		Wanted: p.Wanted, Updated: p.Updated, Ready: p.Ready, Available: p.Available,
 		Message: strings.Join(append(slices.Clip(r.notes), nonempty(message)...), "; "),
 	}
-	if p.State == watch.Unseen || e == r.told || time.Since(r.toldAt) < beat {
+	if p.State == watch.Unseen || e == r.told || now.Sub(r.toldAt) < beat {
 		return
 	}
-	r.told, r.toldAt = e, time.Now()
+	r.told, r.toldAt = e, now
 	r.attempt.Report(e)
 }
 

@@ -104,7 +104,7 @@ func (r *rollout) follow(ctx context.Context, applied *appsv1.Deployment) (watch
 	for {
 		p := r.look(ctx, key, applied)
 		v := x.Examine(r.evidence(ctx, p))
-		r.progress(p, v.Message)
+		r.progress(p, v.Message, time.Now())
 		late := time.Now().After(r.until)
 		if v.Final || late { // not on the word of a cache
 			live, err := watch.Live(ctx, r.client, key)

@@ -4,9 +4,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/pipeops/pipeops/deploy/watch"
 	"github.com/pipeops/pipeops/domain"
 )
 
@@ -120,5 +122,45 @@ func TestAReleaseThatCantStartIsDiagnosedAndRolledBackWhileTheOldOneServes(t *te
 				t.Errorf("got %v, want the old release in every answer", answers)
 			}
 		})
+	}
+}
+
+func TestARollBackThatFailsSaysSo(t *testing.T) {
+	t.Parallel()
+	s := setup(t)
+	worse := s.release(t, "worse", func(p *domain.ServiceSpec) { mode("deaf")(p); p.Health.Startup.Failures = 2 })
+	a, err := s.try(t, s.release(t, "bad", nil), try{n: 2, epoch: 2, previous: &worse, rollback: true})
+	if err != nil {
+		t.Fatalf("got %v after %s", err, describe(a.events))
+	}
+	if d := only[domain.RollbackFailed](t, a).Diagnosis; d.Code != "PORT_NOT_LISTENING" || d.Title != "Rollback failed: nothing listens on port 8080" {
+		t.Errorf("got %+v", d)
+	}
+}
+
+func TestProgressIsToldOnceABeatAndOnlyWhenItIsNew(t *testing.T) {
+	t.Parallel()
+	a := &recorder{}
+	r := &rollout{job: &job{attempt: a}, notes: []string{"a note"}}
+	now := time.Now()
+	for _, step := range []struct {
+		p       watch.Progress
+		elapsed time.Duration
+		want    int // reports so far
+	}{
+		{watch.Progress{State: watch.Unseen, Wanted: 2}, 0, 0},
+		{watch.Progress{State: watch.Moving, Wanted: 2}, 0, 1},
+		{watch.Progress{State: watch.Moving, Wanted: 2, Ready: 1}, beat / 2, 1},
+		{watch.Progress{State: watch.Moving, Wanted: 2, Ready: 1}, beat, 2},
+		{watch.Progress{State: watch.Moving, Wanted: 2, Ready: 1}, 5 * beat, 2},
+		{watch.Progress{State: watch.Moving, Wanted: 2, Ready: 2}, 6 * beat, 3},
+	} {
+		r.progress(step.p, "", now.Add(step.elapsed))
+		if len(a.events) != step.want {
+			t.Fatalf("after %s: %d reports, want %d", step.elapsed, len(a.events), step.want)
+		}
+	}
+	if p := only[domain.RolloutProgressed](t, a); p.Message != "a note" || p.Ready != 2 {
+		t.Errorf("got %+v", p)
 	}
 }

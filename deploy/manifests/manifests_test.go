@@ -103,6 +103,16 @@ func TestAQuantityThatIsNoneIsRefusedByName(t *testing.T) {
 	}
 }
 
+func TestAnImageByTagIsRefused(t *testing.T) {
+	t.Parallel()
+	r := request(func(r *domain.DeploymentRequested) { r.Release.Image = "registry.example/acme/hello:latest" })
+	_, err := manifests.Render(r, r.Spec.Strategy.Steps(1)[0])
+	var invalid *manifests.InvalidError
+	if !errors.As(err, &invalid) || invalid.Field != "image" {
+		t.Errorf("got %v, want an InvalidError of image", err)
+	}
+}
+
 func TestAddressIsTheServiceWithinTheCluster(t *testing.T) {
 	t.Parallel()
 	if got, want := manifests.Address(request(nil)), "web.hello-production-a1b2c3.svc:80"; got != want {

@@ -1,6 +1,7 @@
 package manifests
 
 import (
+	"errors"
 	"maps"
 	"math"
 	"slices"
@@ -60,6 +61,9 @@ func workload(r domain.DeploymentRequested, apply domain.Step) (*appsac.Deployme
 }
 
 func container(r domain.DeploymentRequested) (*coreac.ContainerApplyConfiguration, error) {
+	if !strings.Contains(r.Release.Image, "@sha256:") {
+		return nil, &InvalidError{Field: "image", Value: r.Release.Image, Err: errors.New("want a reference by digest, for example ghcr.io/acme/shop@sha256:…")}
+	}
 	resources, err := resources(r.Spec)
 	if err != nil {
 		return nil, err

@@ -13,7 +13,7 @@ import (
 func objects(t *testing.T) manifests.Objects {
 	t.Helper()
 	spec := domain.DefaultSpec()
-	o, err := manifests.Render(domain.DeploymentRequested{ServiceName: "web", Namespace: "ns", Service: "svc_1", Environment: "env_1", Spec: spec}, spec.Strategy.Steps(1)[0])
+	o, err := manifests.Render(domain.DeploymentRequested{ServiceName: "web", Namespace: "ns", Service: "svc_1", Environment: "env_1", Spec: spec, Release: domain.Release{Image: "x@sha256:y"}}, spec.Strategy.Steps(1)[0])
 	if err != nil {
 		t.Fatal(err)
 	}
