@@ -160,8 +160,8 @@ func (w *world) post(query string, variables map[string]any) (data json.RawMessa
 	must(w.t, err)
 	defer func() { _ = resp.Body.Close() }()
 	var answer struct {
-		Data   json.RawMessage
-		Errors []problem
+		Data   json.RawMessage `json:"data"`
+		Errors []problem       `json:"errors"`
 	}
 	b, err := io.ReadAll(resp.Body)
 	must(w.t, err)
@@ -372,8 +372,8 @@ func data[T any](s *socket, id string) (out T) {
 	f, err := s.next()
 	must(s.t, err)
 	var answer struct {
-		Data   json.RawMessage
-		Errors []problem
+		Data   json.RawMessage `json:"data"`
+		Errors []problem       `json:"errors"`
 	}
 	if f.Type != "next" || f.ID != id || json.Unmarshal(f.Payload, &answer) != nil || len(answer.Errors) > 0 {
 		s.t.Fatalf("got %s %s %s, want data of %s", f.Type, f.ID, f.Payload, id)
