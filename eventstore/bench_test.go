@@ -28,7 +28,7 @@ func BenchmarkBareInsert(b *testing.B) {
 				b.Fatal(err)
 			}
 			config := s.owner.Config()
-			config.MaxConns = int32(writers) //nolint:gosec // at most 64
+			config.MaxConns = int32(writers)
 			pool, err := pgxpool.NewWithConfig(b.Context(), config)
 			if err != nil {
 				b.Fatal(err)

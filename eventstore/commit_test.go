@@ -49,8 +49,8 @@ func whileLocked(t *testing.T, s *bundle, requests []eventstore.Append) []error 
 
 // lockIsAwaited says whether somebody waits for the log's lock.
 func (b *bundle) lockIsAwaited(t *testing.T) func() bool {
+	t.Helper()
 	return func() (waits bool) {
-		t.Helper()
 		err := b.owner.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM pg_locks l JOIN pg_database d ON d.oid = l.database
 			WHERE d.datname = current_database() AND l.locktype = 'advisory' AND NOT l.granted)`).Scan(&waits)
 		if err != nil {
@@ -218,7 +218,7 @@ func TestPositionsAreDenseAndNoReaderEverMissesOrReorders(t *testing.T) {
 	})
 	for w := range writers {
 		group.Go(func() {
-			random := rand.New(rand.NewPCG(uint64(w), 1)) //nolint:gosec // repeatable on purpose
+			random := rand.New(rand.NewPCG(uint64(w), 1))
 			for range each {
 				a := one(domain.Stream(fmt.Sprint("hot/", random.IntN(3))), eventstore.AnyVersion, newEvents(1+random.IntN(3), "A")...)
 				if random.IntN(4) == 0 {

@@ -34,7 +34,7 @@ func TestLeavesKeepTheirForm(t *testing.T) {
 		t.Fatal(err)
 	}
 	var leaves []goldenLeaf
-	if err := json.Unmarshal(text, &leaves); err != nil {
+	if err := json.Unmarshal(text, &leaves); err != nil { //nolint:musttag // the file has the fields' names
 		t.Fatal(err)
 	}
 	for i, g := range leaves {
@@ -50,7 +50,7 @@ func TestLeavesKeepTheirForm(t *testing.T) {
 		var out bytes.Buffer
 		encoder := json.NewEncoder(&out)
 		encoder.SetIndent("", "  ")
-		if err := encoder.Encode(leaves); err != nil {
+		if err := encoder.Encode(leaves); err != nil { //nolint:musttag // the file has the fields' names
 			t.Fatal(err)
 		}
 		if err := os.WriteFile(file, out.Bytes(), 0o600); err != nil {

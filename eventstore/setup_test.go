@@ -28,46 +28,46 @@ type bundle struct {
 	owner *pgxpool.Pool // login that owns the schema, here a superuser
 }
 
-func setup(t testing.TB) *bundle {
-	t.Helper()
-	url := testenv.Postgres(t)
-	log := slog.New(slog.NewTextHandler(t.Output(), nil))
-	app, err := migrations.Up(t.Context(), url, log)
+func setup(tb testing.TB) *bundle {
+	tb.Helper()
+	url := testenv.Postgres(tb)
+	log := slog.New(slog.NewTextHandler(tb.Output(), nil))
+	app, err := migrations.Up(tb.Context(), url, log)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	owner, err := pgxpool.New(t.Context(), url)
+	owner, err := pgxpool.New(tb.Context(), url)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(owner.Close)
+	tb.Cleanup(owner.Close)
 	b := &bundle{app: app, owner: owner}
-	b.Store = b.open(t, eventstore.Config{})
+	b.Store = b.open(tb, eventstore.Config{})
 	return b
 }
 
 // open gives one more store on the same database, as another process would have.
-func (b *bundle) open(t testing.TB, config eventstore.Config) *eventstore.Store {
-	t.Helper()
-	config.URL, config.Log = b.app, slog.New(slog.NewTextHandler(t.Output(), nil))
-	s, err := eventstore.Open(t.Context(), config)
+func (b *bundle) open(tb testing.TB, config eventstore.Config) *eventstore.Store {
+	tb.Helper()
+	config.URL, config.Log = b.app, slog.New(slog.NewTextHandler(tb.Output(), nil))
+	s, err := eventstore.Open(tb.Context(), config)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(s.Close)
+	tb.Cleanup(s.Close)
 	return s
 }
 
 // run follows the log until the test ends.
-func run(t testing.TB, s *eventstore.Store) {
-	t.Helper()
-	ctx, cancel := context.WithCancelCause(t.Context())
+func run(tb testing.TB, s *eventstore.Store) {
+	tb.Helper()
+	ctx, cancel := context.WithCancelCause(tb.Context())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		cancel(nil)
 		if err := <-done; err != nil {
-			t.Error(err)
+			tb.Error(err)
 		}
 	})
 }
@@ -91,20 +91,20 @@ func one(stream domain.Stream, expected int64, events ...eventstore.NewEvent) ev
 	return eventstore.Append{Writes: []eventstore.Write{{Stream: stream, Expected: expected, Events: events}}}
 }
 
-func mustAppend(t testing.TB, s *eventstore.Store, a eventstore.Append) eventstore.Appended {
-	t.Helper()
-	got, err := s.Append(t.Context(), a)
+func mustAppend(tb testing.TB, s *eventstore.Store, a eventstore.Append) eventstore.Appended {
+	tb.Helper()
+	got, err := s.Append(tb.Context(), a)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return got
 }
 
-func collect(t testing.TB, events iter.Seq2[domain.Recorded, error]) (all []domain.Recorded) {
-	t.Helper()
+func collect(tb testing.TB, events iter.Seq2[domain.Recorded, error]) (all []domain.Recorded) {
+	tb.Helper()
 	for e, err := range events {
 		if err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 		all = append(all, e)
 	}
@@ -120,11 +120,11 @@ func positions(events []domain.Recorded) string {
 	return strings.Join(names, " ")
 }
 
-func count(t testing.TB, s *eventstore.Store) int64 {
-	t.Helper()
-	head, err := s.Head(t.Context())
+func count(tb testing.TB, s *eventstore.Store) int64 {
+	tb.Helper()
+	head, err := s.Head(tb.Context())
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return head.Position
 }

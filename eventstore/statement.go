@@ -80,7 +80,7 @@ func statement(ctx context.Context, conn *pgx.Conn, batch []*request) pgx.Row {
 	}
 	c := columns{}
 	for i, r := range batch {
-		c.add(int32(i+1), r) //nolint:gosec // a few hundred
+		c.add(int32(i+1), r)
 	}
 	return conn.QueryRow(ctx, `SELECT epoch, base, exceptions FROM pipeops.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10,
 		$11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30)`,

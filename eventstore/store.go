@@ -43,7 +43,7 @@ func (c Config) Validate() error {
 		problems = append(problems, errors.New(`URL is empty: give the database, for example "postgres://pipeops_app:…@localhost/pipeops"`))
 	}
 	if c.Log == nil {
-		problems = append(problems, errors.New("Log is nil"))
+		problems = append(problems, errors.New("no Log is given"))
 	}
 	if c.PoolSize < 0 || c.PollInterval < 0 || c.BatchEvents < 0 || c.BatchBytes < 0 || c.RingEvents < 0 || c.RingBytes < 0 {
 		problems = append(problems, errors.New("a bound is negative: 0 means its default"))

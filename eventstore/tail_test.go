@@ -97,9 +97,9 @@ func TestASubscriptionCutAtRandomSeesExactlyTheFilteredLog(t *testing.T) {
 	const events, cuts = 600, 100
 	var writer sync.WaitGroup
 	writer.Go(func() { fill(t, s.Store, events) })
-	seed := uint64(time.Now().UnixNano()) //nolint:gosec // printed
+	seed := uint64(time.Now().UnixNano())
 	t.Log("seed", seed)
-	random := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // repeatable
+	random := rand.New(rand.NewPCG(seed, 0))
 	filter := eventstore.Filter{Projects: []domain.ProjectID{"prj_0", "prj_2"}, Types: []string{"B"}}
 	var seen []domain.Recorded
 	var at domain.Cursor
@@ -297,11 +297,11 @@ func TestADatabaseThatGoesAwayIsOnlyWaitedFor(t *testing.T) {
 	}
 }
 
-// loseTail does what a restore of an old backup does.
-func (b *bundle) loseTail(t *testing.T, after int64) {
+// loseTail does what a restore of an old backup does, and then a statement, in one transaction.
+func (b *bundle) loseTail(t *testing.T, after int64, then string) {
 	t.Helper()
 	_, err := b.owner.Exec(t.Context(), fmt.Sprintf(`ALTER TABLE pipeops.events DISABLE TRIGGER never_changes;
-		DELETE FROM pipeops.events WHERE position > %d; ALTER TABLE pipeops.events ENABLE ALWAYS TRIGGER never_changes`, after))
+		DELETE FROM pipeops.events WHERE position > %d; ALTER TABLE pipeops.events ENABLE ALWAYS TRIGGER never_changes; %s`, after, then))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -310,12 +310,13 @@ func (b *bundle) loseTail(t *testing.T, after int64) {
 func TestWhoFollowsARestoredLogIsTold(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
-		raise, again bool
-		want         error
+		then  string
+		again bool // and the log grows on
+		want  error
 	}{
-		"undeclared":             {false, false, &eventstore.CursorAheadError{}},
-		"declared":               {true, false, &eventstore.LogForkedError{}},
-		"declared, and grown on": {true, true, &eventstore.LogForkedError{}},
+		"undeclared":             {"", false, &eventstore.CursorAheadError{}},
+		"declared":               {"SELECT pipeops.raise_log_epoch()", false, &eventstore.LogForkedError{}},
+		"declared, and grown on": {"SELECT pipeops.raise_log_epoch()", true, &eventstore.LogForkedError{}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -337,12 +338,7 @@ func TestWhoFollowsARestoredLogIsTold(t *testing.T) {
 				_, err := s.Wait(ctx, at)
 				told <- err
 			}()
-			s.loseTail(t, 6)
-			if c.raise {
-				if _, err := s.owner.Exec(t.Context(), "SELECT pipeops.raise_log_epoch()"); err != nil {
-					t.Fatal(err)
-				}
-			}
+			s.loseTail(t, 6, c.then)
 			if c.again {
 				writer := s.open(t, eventstore.Config{})
 				mustAppend(t, writer, one("operation/restore", 0, newEvents(3, "A")...)) // still behind who follows

@@ -58,7 +58,7 @@ func Up(ctx context.Context, url string, log *slog.Logger) (appURL string, err e
 		return "", fmt.Errorf("connect to %s as %s to migrate: %w", config.Database, config.User, err)
 	}
 	defer lock.Close() //nolint:errcheck // db.Close tells
-	provider, err := newProvider(db, log)
+	provider, err := newProvider(db)
 	if err != nil {
 		return "", err
 	}
@@ -78,7 +78,7 @@ func Up(ctx context.Context, url string, log *slog.Logger) (appURL string, err e
 	return ensureLogin(ctx, lock, config, url)
 }
 
-func newProvider(db *sql.DB, log *slog.Logger) (*goose.Provider, error) {
+func newProvider(db *sql.DB) (*goose.Provider, error) {
 	provider, err := goose.NewProvider(goose.DialectPostgres, db, files,
 		goose.WithTableName(versionTable), goose.WithDisableGlobalRegistry(true), goose.WithLogger(goose.NopLogger()))
 	if err != nil {
@@ -123,7 +123,7 @@ func check(ctx context.Context, conn *sql.Conn, provider *goose.Provider, login 
 	var exists bool
 	err := conn.QueryRowContext(ctx, "SELECT to_regclass($1) IS NOT NULL", versionTable).Scan(&exists)
 	if err == nil && exists {
-		err = conn.QueryRowContext(ctx, "SELECT max(version_id) FROM "+versionTable).Scan(&have) //nolint:gosec // a constant
+		err = conn.QueryRowContext(ctx, "SELECT max(version_id) FROM "+versionTable).Scan(&have)
 	}
 	if err != nil {
 		return fmt.Errorf("look up the version of schema pipeops as %s: %w", login, err)

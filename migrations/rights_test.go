@@ -110,8 +110,10 @@ func TestTheApplicationMayAppendAndReadAndNothingElse(t *testing.T) {
 	// The switch that lets append insert is no right: it lets nobody in who has none.
 	must(t, app, "SET pipeops.appending = 'yes'")
 	refused(t, app, "the application with the switch on", tamper...)
-	for _, table := range []string{"events", "events_json", "log_epochs", "cursors", "deliveries", "keys", "subject_keys", "secrets",
-		"tokens", "build_log_chunks", "claims", "claim_attempts", "schema_versions"} {
+	for _, table := range []string{
+		"events", "events_json", "log_epochs", "cursors", "deliveries", "keys", "subject_keys", "secrets",
+		"tokens", "build_log_chunks", "claims", "claim_attempts", "schema_versions",
+	} {
 		must(t, app, "SELECT * FROM pipeops."+table)
 	}
 	must(t, app, "CREATE TABLE projections.builds_1 (id text PRIMARY KEY)")

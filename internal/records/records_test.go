@@ -300,12 +300,13 @@ func TestLogChunksComeInOrderAndEachByteOnce(t *testing.T) {
 	ctx := t.Context()
 	chunks := records.NewLogChunks(b.pool)
 	const attempt = domain.AttemptID("bld_1.1")
-	read := func(from int64) (text string) {
+	read := func(from int64) string {
+		var text strings.Builder
 		for c, err := range chunks.Read(ctx, attempt, "build", from) {
 			ok(t, err)
-			text += string(c.Bytes)
+			text.Write(c.Bytes)
 		}
-		return text
+		return text.String()
 	}
 	for _, c := range []struct {
 		offset int64

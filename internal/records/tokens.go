@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/google/uuid"
@@ -66,12 +67,11 @@ func (t *Tokens) Register(ctx context.Context, name, secret string) (Token, erro
 func (t *Tokens) Verify(ctx context.Context, secret string) (token Token, err error) {
 	err = t.pool.QueryRow(ctx, selectTokens+" WHERE hash = ANY ($1) AND revoked_at IS NULL", t.hashes(secret)).
 		Scan(&token.ID, &token.Name, &token.CreatedAt, &token.LastUsed)
-	if err := found(err, "token"); err != nil {
-		var missing *NotFoundError
-		if errors.As(err, &missing) {
-			return Token{}, ErrBadToken
-		}
-		return Token{}, err
+	if errors.Is(err, pgx.ErrNoRows) {
+		return Token{}, ErrBadToken
+	}
+	if err != nil {
+		return Token{}, fmt.Errorf("verify a token: %w", err)
 	}
 	return token, exec(ctx, t.pool, "note the use of token "+token.Name, `UPDATE pipeops.tokens SET last_used = clock_timestamp()
 		WHERE id = $1 AND coalesce(last_used, '-infinity') < clock_timestamp() - interval '1 minute'`, token.ID)
@@ -89,7 +89,7 @@ func (t *Tokens) List(ctx context.Context) ([]Token, error) {
 		selectTokens+" WHERE revoked_at IS NULL ORDER BY created_at, id")
 }
 
-const selectTokens = "SELECT id::text, name, created_at, last_used FROM pipeops.tokens"
+const selectTokens = "SELECT id::text, name, created_at, last_used FROM pipeops.tokens" //nolint:gosec // holds none
 
 // hashes gives what may stand in the table for a token, under each key that there has been; the newest first.
 func (t *Tokens) hashes(secret string) (all [][]byte) {

@@ -57,7 +57,7 @@ func TestAMasterKeyThatOthersCanReadOrThatIsNoneIsRefused(t *testing.T) {
 	if _, err := LoadMaster(path); err == nil || strings.Contains(err.Error(), "too short") {
 		t.Errorf("got %v, want a refusal that doesn't show the file", err)
 	}
-	if err := os.Chmod(path, 0o640); err != nil { //nolint:gosec // that it is too wide is the point
+	if err := os.Chmod(path, 0o640); err != nil { // too wide
 		t.Fatal(err)
 	}
 	if _, err := LoadMaster(path); err == nil || !strings.Contains(err.Error(), "chmod 600") {
@@ -144,7 +144,7 @@ func TestStoredFormsOfThePastStillOpen(t *testing.T) {
 		t.Fatal(err)
 	}
 	var g golden
-	if err := json.Unmarshal(text, &g); err != nil {
+	if err := json.Unmarshal(text, &g); err != nil { //nolint:musttag // the file has the fields' names
 		t.Fatal(err)
 	}
 	keys, subjects := g.open(t)
@@ -204,7 +204,7 @@ func writeGolden(t *testing.T, file string) {
 		t.Fatal(err)
 	}
 	g.MAC, g.Token = keys.MAC(Actors, "a", "b"), keys.AttemptToken("bld_1.1", "i")
-	text, err := json.MarshalIndent(g, "", "  ")
+	text, err := json.MarshalIndent(g, "", "  ") //nolint:musttag // the file has the fields' names
 	if err != nil {
 		t.Fatal(err)
 	}
