@@ -44,6 +44,7 @@ type progress struct {
 	began    time.Time
 	now      func() time.Time
 	vertices map[digest.Digest]*vertex
+	told     map[string]bool // steps, by name: another solve gives them other digests
 	made     Made
 	export   *vertex // "exporting to image", once it was seen to start
 	exported bool    // Made was told
@@ -72,7 +73,7 @@ const (
 var stepName = regexp.MustCompile(`^\[([^\]]* )?\d+/\d+\] `)
 
 func newProgress(w Watch, mask func(string) string, now func() time.Time) *progress {
-	return &progress{watch: w, mask: mask, began: now(), now: now, vertices: map[digest.Digest]*vertex{}}
+	return &progress{watch: w, mask: mask, began: now(), now: now, vertices: map[digest.Digest]*vertex{}, told: map[string]bool{}}
 }
 
 func (p *progress) take(s *client.SolveStatus) {
@@ -139,9 +140,10 @@ func (p *progress) complete(v *vertex, now *client.Vertex) {
 	default:
 		p.line(v, fmt.Sprintf("DONE %.1fs", took.Seconds()))
 	}
-	if !stepName.MatchString(v.name) || strings.HasPrefix(v.name, "[internal]") {
+	if !stepName.MatchString(v.name) || p.told[v.name] {
 		return
 	}
+	p.told[v.name] = true
 	p.made.Steps++
 	if cached {
 		p.made.Cached++

@@ -34,6 +34,7 @@ type Config struct {
 	Log      *slog.Logger   // default: discarded
 
 	Connect    time.Duration   // how long the daemon may be away before a build is lost; default 60 s
+	Guard      time.Duration   // between two looks whether the daemon answers; it is lost after three misses; default 10 s
 	PushWithin time.Duration   // default 10 min
 	PushAgain  []time.Duration // waits before the push is tried again; default 2, 8, 30 s, and some jitter
 }
@@ -51,6 +52,9 @@ func New(c Config) *Builder {
 	}
 	if c.Connect == 0 {
 		c.Connect = time.Minute
+	}
+	if c.Guard == 0 {
+		c.Guard = 10 * time.Second
 	}
 	if c.PushWithin == 0 {
 		c.PushWithin = 10 * time.Minute
@@ -235,11 +239,7 @@ func (b *Builder) connect(ctx context.Context) (*client.Client, error) {
 // errFrozen is why a solve is given up whose daemon stopped to answer.
 var errFrozen = errors.New("BuildKit stopped answering")
 
-const (
-	guardEvery  = 10 * time.Second
-	guardAnswer = 5 * time.Second
-	guardMisses = 3
-)
+const guardMisses = 3
 
 // guard gives the solve up when the daemon doesn't answer on a connection of its own: one that is frozen keeps the
 // solve's connection open.
@@ -249,7 +249,7 @@ func (b *Builder) guard(ctx context.Context, cancel context.CancelCauseFunc) {
 		return // the solve says it better
 	}
 	defer daemon.Close() //nolint:errcheck // nothing is in flight
-	ticker := time.NewTicker(guardEvery)
+	ticker := time.NewTicker(b.cfg.Guard)
 	defer ticker.Stop()
 	for misses := 0; misses < guardMisses; {
 		select {
@@ -257,7 +257,7 @@ func (b *Builder) guard(ctx context.Context, cancel context.CancelCauseFunc) {
 			return
 		case <-ticker.C:
 		}
-		asking, done := context.WithTimeoutCause(ctx, guardAnswer, errConnect)
+		asking, done := context.WithTimeoutCause(ctx, b.cfg.Guard/2, errConnect)
 		if _, err := daemon.Info(asking); err != nil {
 			misses++
 		} else {
