@@ -34,12 +34,9 @@ type core struct {
 
 // openCore migrates where it may, opens the log and the keys.
 func openCore(ctx context.Context, cfg config.Config, log *slog.Logger) (*core, error) {
-	appURL, err := migrations.Up(ctx, cfg.MigrateURL, log)
+	appURL, err := migrate(ctx, cfg, log)
 	if err != nil {
 		return nil, fmt.Errorf("migrate the database: %w", err)
-	}
-	if cfg.MigrateURL != cfg.DatabaseURL {
-		appURL = cfg.DatabaseURL
 	}
 	store, err := eventstore.Open(ctx, eventstore.Config{URL: appURL, Log: log})
 	if err != nil {
@@ -50,6 +47,15 @@ func openCore(ctx context.Context, cfg config.Config, log *slog.Logger) (*core, 
 		store.Close()
 	}
 	return c, err
+}
+
+// migrate brings the schema up to date and gives the address of the application's login: the one that DATABASE_URL
+// names, where the owner's is given beside it, else one of its own.
+func migrate(ctx context.Context, cfg config.Config, log *slog.Logger) (appURL string, err error) {
+	if cfg.MigrateURL != cfg.DatabaseURL {
+		return cfg.DatabaseURL, migrations.UpFor(ctx, cfg.MigrateURL, cfg.DatabaseURL, log)
+	}
+	return migrations.Up(ctx, cfg.DatabaseURL, log)
 }
 
 func assemble(ctx context.Context, store *eventstore.Store, home string, log *slog.Logger) (*core, error) {
@@ -101,7 +107,7 @@ func migrateCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if _, err := migrations.Up(cmd.Context(), cfg.MigrateURL, logger()); err != nil {
+			if _, err := migrate(cmd.Context(), cfg, logger()); err != nil {
 				return err
 			}
 			fmt.Fprintln(cmd.ErrOrStderr(), "the schema is up to date")

@@ -88,18 +88,11 @@ func pushBecomesRelease(t *testing.T, s *system) {
 		t.Errorf("too few layers in %v", types(lines))
 	}
 	address := a.address()
-	if got, err := get(t.Context(), address); got != first {
-		t.Fatalf("serves %q, %v; want %s", got, err, first)
-	}
+	a.serves(address, first)
 	stop := load(t, address)
 	second := a.push("serve", nil)
 	a.events(second, 4*time.Minute)
-	eventually(t, 30*time.Second, "the new commit is served", func() error {
-		if got, err := get(t.Context(), address); got != second {
-			return fmt.Errorf("serves %q, %w", got, err)
-		}
-		return nil
-	})
+	a.serves(address, second)
 	answers, errs := stop()
 	if len(errs) > 0 {
 		t.Errorf("%d errors during the rollout, first: %v (answers %v)", len(errs), errs[0], answers)
@@ -137,6 +130,7 @@ func badPushes(t *testing.T, s *system) {
 	good := a.push("serve", nil)
 	a.events(good, 4*time.Minute)
 	address := a.address()
+	a.serves(address, good)
 	for _, bad := range []struct {
 		name, mode string
 		files      map[string]string
@@ -346,9 +340,7 @@ func byHand(t *testing.T, s *system) {
 	if row := a.status(); row.Commit != first {
 		t.Errorf("after the rollback %s is active, want %s", row.Commit, first)
 	}
-	if got, err := get(t.Context(), a.address()); got != first {
-		t.Errorf("serves %q, %v; want %s", got, err, first)
-	}
+	a.serves(a.address(), first)
 	s.run("deploy", "hand", "--commit", second, "--wait")
 	if row := a.status(); row.Commit != second {
 		t.Errorf("after the deploy %s is active, want %s", row.Commit, second)

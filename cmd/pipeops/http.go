@@ -86,40 +86,33 @@ func (h *health) metrics() http.Handler {
 	counter("pipeops_reports_stale_total", "Reports of attempts that were over.", func() float64 { return float64(h.ingest.Stale.Load()) })
 	counter("pipeops_reports_forged_total", "Reports with a wrong token or a forbidden item.", func() float64 { return float64(h.ingest.Forged.Load()) })
 	counter("pipeops_reports_refused_total", "Items that the domain refused.", func() float64 { return float64(h.ingest.Refused.Load()) })
-	reg.MustRegister(&lagCollector{h})
+	reg.MustRegister(&gauges{h}, h.projector)
 	return promhttp.HandlerFor(reg, promhttp.HandlerOpts{})
 }
 
-// lagCollector reads the head and the projections' lag when it is asked.
-type lagCollector struct{ h *health }
+// gauges reads the head and the bus when it is asked.
+type gauges struct{ h *health }
 
 var (
 	headDesc = prometheus.NewDesc("pipeops_log_position", "Position of the newest event.", nil, nil)
-	lagDesc  = prometheus.NewDesc("pipeops_projection_lag", "Positions that a projection is behind.", []string{"projection"}, nil)
 	busDesc  = prometheus.NewDesc("pipeops_bus_connected", "1 while the bus is connected.", nil, nil)
 )
 
 // Describe implements prometheus.Collector.
-func (l *lagCollector) Describe(ch chan<- *prometheus.Desc) {
+func (g *gauges) Describe(ch chan<- *prometheus.Desc) {
 	ch <- headDesc
-	ch <- lagDesc
 	ch <- busDesc
 }
 
 // Collect implements prometheus.Collector.
-func (l *lagCollector) Collect(ch chan<- prometheus.Metric) {
+func (g *gauges) Collect(ch chan<- prometheus.Metric) {
 	ctx, cancel := context.WithTimeoutCause(context.Background(), 5*time.Second, errSlow)
 	defer cancel()
-	if head, err := l.h.core.store.Head(ctx); err == nil {
+	if head, err := g.h.core.store.Head(ctx); err == nil {
 		ch <- prometheus.MustNewConstMetric(headDesc, prometheus.GaugeValue, float64(head.Position))
 	}
-	if lag, err := l.h.projector.Lag(ctx); err == nil {
-		for name, n := range lag {
-			ch <- prometheus.MustNewConstMetric(lagDesc, prometheus.GaugeValue, float64(n), name)
-		}
-	}
 	connected := 0.0
-	if l.h.bus.Connected() {
+	if g.h.bus.Connected() {
 		connected = 1
 	}
 	ch <- prometheus.MustNewConstMetric(busDesc, prometheus.GaugeValue, connected)

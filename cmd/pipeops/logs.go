@@ -1,8 +1,9 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
-	"strconv"
+	"maps"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -17,28 +18,29 @@ func logsCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			next := "0"
+			var at int64
+			attempt := map[string]any{}
 			for {
 				var out struct {
 					BuildLog struct {
-						Text string
-						Next any
-						Done bool
+						Attempt string
+						Text    string
+						Next    json.Number
+						Done    bool
 					}
 				}
-				at, err := strconv.ParseInt(next, 10, 64)
-				if err != nil {
+				vars := map[string]any{"b": args[0], "after": at}
+				maps.Copy(vars, attempt)
+				if err := c.do(cmd.Context(), `query($b: ID!, $a: ID, $after: Int64!) { buildLog(build: $b, attempt: $a, after: $after) { attempt text next done } }`, vars, &out); err != nil {
 					return err
 				}
-				if err := c.do(cmd.Context(), `query($b: ID!, $after: Int64!) { buildLog(build: $b, after: $after) { text next done } }`,
-					map[string]any{"b": args[0], "after": at}, &out); err != nil {
+				if at, err = out.BuildLog.Next.Int64(); err != nil {
 					return err
+				}
+				if out.BuildLog.Attempt != "" {
+					attempt["a"] = out.BuildLog.Attempt
 				}
 				fmt.Fprint(cmd.OutOrStdout(), out.BuildLog.Text)
-				next = fmt.Sprintf("%.0f", out.BuildLog.Next)
-				if s, ok := out.BuildLog.Next.(string); ok {
-					next = s
-				}
 				switch {
 				case out.BuildLog.Done || (out.BuildLog.Text == "" && !follow):
 					return nil

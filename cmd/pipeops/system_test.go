@@ -319,8 +319,8 @@ func (a *sampleApp) events(commit string, within time.Duration) []domain.Line {
 	var lines []domain.Line
 	correlation := ""
 	err := a.clients[1].follow(ctx, "", map[string]any{"project": a.name}, func(l domain.Line) error {
-		var d struct{ Commit string }
-		if json.Unmarshal(l.Data, &d) == nil && d.Commit == commit && correlation == "" {
+		var d struct{ Commit, Reason string }
+		if json.Unmarshal(l.Data, &d) == nil && d.Commit == commit && correlation == "" && d.Reason != "other-branch" {
 			correlation = l.CorrelationID
 		}
 		if correlation == "" || l.CorrelationID != correlation {
@@ -385,6 +385,18 @@ func (a *sampleApp) status() statusRow {
 func (a *sampleApp) address() string {
 	a.t.Helper()
 	return clusterIP(a.t, a.kubeconfig, a.status().Namespace, a.name) + ":80"
+}
+
+// serves waits until the address answers with a commit: kube-proxy follows the
+// Service a moment later than the deployer sees it.
+func (a *sampleApp) serves(address, commit string) {
+	a.t.Helper()
+	eventually(a.t, 30*time.Second, "the commit is served", func() error {
+		if got, err := get(a.t.Context(), address); got != commit {
+			return fmt.Errorf("serves %q, %v; want %s", got, err, commit)
+		}
+		return nil
+	})
 }
 
 // get asks the app and gives the commit that it tells.

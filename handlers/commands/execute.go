@@ -67,12 +67,14 @@ type Result struct {
 	Known  bool              // the command had been decided before; Events are from then
 }
 
-// Cursor is the place of the last event, the zero cursor when there is none.
-func (r Result) Cursor() domain.Cursor {
-	if len(r.Events) == 0 {
-		return domain.Cursor{}
+// Cursor is the place of the last event in the log, the zero cursor when there is none.
+func (r Result) Cursor() (last domain.Cursor) {
+	for _, e := range r.Events {
+		if e.Cursor.Position > last.Position {
+			last = e.Cursor
+		}
 	}
-	return r.Events[len(r.Events)-1].Cursor
+	return last
 }
 
 // Option adds to what is appended with the decision.
