@@ -18,6 +18,7 @@ export default defineConfig({
     },
   },
   test: {
+    testTimeout: 60_000,
     include: ["src/**/*.test.{ts,tsx}"],
     css: { modules: { classNameStrategy: "non-scoped" } },
   },

@@ -42,7 +42,6 @@ function unreachable(error: CombinedError) {
     fixes: [
       "Start PipeOps if it is not running: pipeops up",
       "Check the network, VPN or proxy between this browser and the server",
-      "Nothing is lost: the page goes on where it stopped, by itself",
     ],
     run: "pipeops doctor",
     docs: "",

@@ -67,7 +67,7 @@ describe("error", () => {
     const told = await screen.findByRole("article", { name: "PipeOps can't be reached" });
     expect(within(told).getByText("Failed to fetch")).toBeDefined();
     expect(within(told).getByText("No answer came from the address of this page")).toBeDefined();
-    expect(within(told).getAllByRole("listitem").length).toBe(3);
+    expect(within(told).getAllByRole("listitem").length).toBe(2);
     expect(within(told).getByText("pipeops doctor")).toBeDefined();
 
     server.answers.Head = { head: "1.60" };

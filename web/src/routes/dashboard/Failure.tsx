@@ -10,7 +10,7 @@ export function Failure({ error }: { error: CombinedError }) {
     <div role="alert">
       <DiagnosisCard diagnosis={diagnose(error)} />
       <p>
-        <button type="button" onClick={restart}>Try now</button> It is tried again by itself, too.
+        <button type="button" onClick={restart}>Try now</button> It is tried again by itself, too, and goes on where it stopped.
       </p>
     </div>
   );
