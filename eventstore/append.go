@@ -75,7 +75,9 @@ type Append struct {
 // Appended says where the events stand. First and Last are zero for an append without events.
 type Appended struct {
 	First, Last domain.Cursor
-	Known       bool // all ids were there already with equal content; nothing was written but the cursor's move
+	// Known: all ids were there already with equal content, and nothing was written but the cursor's move. So it is too
+	// when the connection was lost after the commit and the store sent the append again.
+	Known bool
 }
 
 // Append writes a, together with what other goroutines append at the same time, in one transaction that is committed

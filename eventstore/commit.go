@@ -167,7 +167,7 @@ func (c *committer) commit(ctx context.Context, batch []*request) {
 			c.committed(head)
 			return
 		}
-		if !isPassing(err) && c.conn != nil {
+		if c.conn != nil {
 			c.refuse(ctx, batch, err)
 			return
 		}
@@ -216,7 +216,7 @@ func (c *committer) pause(d time.Duration) bool {
 	}
 }
 
-// try sends the batch once. After an error c.conn is nil if the connection was lost.
+// try sends the batch once. After an error c.conn is nil where another try, on a new connection, may succeed.
 func (c *committer) try(ctx context.Context, batch []*request) (answers []answer, head domain.Cursor, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, commitWithin, errCommitTooLong)
 	defer cancel()
@@ -227,7 +227,7 @@ func (c *committer) try(ctx context.Context, batch []*request) (answers []answer
 		}
 	}
 	answers, head, err = send(ctx, c.conn, batch)
-	if err != nil && c.conn.IsClosed() {
+	if err != nil && (c.conn.IsClosed() || isPassing(err)) {
 		c.disconnect(ctx)
 	}
 	return answers, head, err
@@ -245,15 +245,15 @@ func (c *committer) disconnect(ctx context.Context) {
 	c.conn = nil
 }
 
-// isPassing says whether the same statement may well succeed later: the server restarts, is full or recovers, or
-// somebody cancelled the statement.
+// isPassing says whether the same statement may well succeed later: the server restarts, is full, recovers or has become
+// a standby, or somebody cancelled the statement.
 func isPassing(err error) bool {
 	var refused *pgconn.PgError
 	if !errors.As(err, &refused) {
 		return false
 	}
 	switch refused.Code {
-	case "57P01", "57P02", "57P03", "57P04", "57P05", "57014", "53300", "40001", "40P01", "55P03":
+	case "57P01", "57P02", "57P03", "57P04", "57P05", "57014", "53300", "40001", "40P01", "55P03", "25006":
 		return true
 	}
 	return refused.Code[:2] == "08"

@@ -158,8 +158,8 @@ func (s *Store) page(ctx context.Context, after, until int64, f Filter, limit in
 	if len(f.Types) > 0 {
 		and("type = ANY ($%d)", f.Types)
 	}
-	if f.Streams != "" {
-		and("starts_with(stream, $%d)", f.Streams)
+	if f.Streams != "" { // a range, for the index: U+10FFFF comes after all that is in use
+		and("stream >= $%[1]d AND stream < $%[1]d || U&'\\+10FFFF'", f.Streams)
 	}
 	if f.Correlation != "" {
 		and("correlation_id = $%d AND correlation_id <> ''", f.Correlation)

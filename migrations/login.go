@@ -3,6 +3,8 @@ package migrations
 import (
 	"context"
 	"crypto/hmac"
+	"crypto/pbkdf2"
+	"crypto/rand"
 	"crypto/sha256"
 	"database/sql"
 	"encoding/base64"
@@ -41,68 +43,96 @@ func appPassword(ownerPassword, login string) string {
 	if ownerPassword == "" {
 		return ""
 	}
-	mac := hmac.New(sha256.New, []byte(ownerPassword))
-	mac.Write([]byte("pipeops/app-login/1/" + login))
-	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
+	return base64.RawURLEncoding.EncodeToString(mac([]byte(ownerPassword), "pipeops/app-login/1/"+login))
 }
 
-// ensureLogin makes the application's login, gives it its rights and returns its address.
+// login is one of the application's.
+type login struct {
+	name, password string // no password: PostgreSQL lets it in by other means, or not at all
+	ours           bool   // the password is ours to change
+}
+
+// ensureLogin makes the application's login if it is missing, and gives it its rights.
 // The caller holds the migration lock.
-func ensureLogin(ctx context.Context, conn *sql.Conn, owner *pgx.ConnConfig, ownerURL string) (string, error) {
-	login := AppLogin(owner.Database)
-	password := appPassword(owner.Password, login)
+func ensureLogin(ctx context.Context, conn *sql.Conn, owner *pgx.ConnConfig, app login) error {
 	var exists bool
-	err := conn.QueryRowContext(ctx, "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)", login).Scan(&exists)
+	err := conn.QueryRowContext(ctx, "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)", app.name).Scan(&exists)
 	if err == nil && !exists {
-		_, err = conn.ExecContext(ctx, "CREATE ROLE "+quote(login)+" LOGIN"+passwordClause(password))
+		err = app.set(ctx, conn, "CREATE")
 	}
 	if err != nil {
-		return "", fmt.Errorf("make the login %s as %s (it needs the right CREATEROLE; or make that login by hand and "+
-			"give its address as DATABASE_URL): %w", login, owner.User, err)
+		return fmt.Errorf("make the login %s as %s (it needs the right CREATEROLE; or make that login by hand, give its "+
+			"address as DATABASE_URL and the owner's as PIPEOPS_MIGRATE_URL): %w", app.name, owner.User, err)
 	}
-	if _, err := conn.ExecContext(ctx, rights(login, owner.Database)); err != nil {
-		return "", fmt.Errorf("give the login %s its rights as %s: %w", login, owner.User, err)
+	if _, err := conn.ExecContext(ctx, rights(app.name, owner.Database)); err != nil {
+		return fmt.Errorf("give the login %s its rights as %s: %w", app.name, owner.User, err)
 	}
-	if exists {
-		if err := keepPassword(ctx, conn, owner, login, password); err != nil {
-			return "", err
-		}
+	if exists && app.ours {
+		return keepPassword(ctx, conn, owner, app)
 	}
-	return withUser(ownerURL, login, password)
+	return nil
 }
 
 // keepPassword sets the password only when the login can't get in with it: a change for nothing would make
 // everybody who starts wait for everybody else.
-func keepPassword(ctx context.Context, conn *sql.Conn, owner *pgx.ConnConfig, login, password string) error {
+func keepPassword(ctx context.Context, conn *sql.Conn, owner *pgx.ConnConfig, app login) error {
 	as := owner.Copy()
-	as.User, as.Password = login, password
+	as.User, as.Password = app.name, app.password
 	trial, err := pgx.ConnectConfig(ctx, as)
 	if err == nil {
 		return trial.Close(ctx)
 	}
 	var refused *pgconn.PgError
 	if !errors.As(err, &refused) || refused.Code != "28P01" {
-		return fmt.Errorf("log in as %s: %w", login, err)
+		return fmt.Errorf("log in as %s: %w", app.name, err)
 	}
-	if _, err := conn.ExecContext(ctx, "ALTER ROLE "+quote(login)+passwordClause(password)); err != nil {
-		return fmt.Errorf("set the password of the login %s as %s: %w", login, owner.User, err)
+	if err := app.set(ctx, conn, "ALTER"); err != nil {
+		return fmt.Errorf("set the password of the login %s as %s: %w", app.name, owner.User, err)
 	}
 	return nil
 }
 
-func passwordClause(password string) string {
-	if password == "" {
-		return " PASSWORD NULL"
+// set makes the login or changes its password.
+func (l login) set(ctx context.Context, conn *sql.Conn, verb string) error {
+	password, err := l.passwordClause()
+	if err == nil {
+		_, err = conn.ExecContext(ctx, verb+" ROLE "+quote(l.name)+" LOGIN "+password)
 	}
-	return " PASSWORD '" + password + "'" // base64url: nothing to escape
+	return err
+}
+
+// passwordClause sends the password as PostgreSQL keeps it, a SCRAM-SHA-256 verifier: statements may be logged there.
+func (l login) passwordClause() (string, error) {
+	if l.password == "" {
+		return "PASSWORD NULL", nil
+	}
+	if strings.ContainsFunc(l.password, func(r rune) bool { return r < ' ' || r > '~' }) {
+		return "", errors.New("its password is not printable ASCII: make the login by hand")
+	}
+	const iterations = 4096 // PostgreSQL's own
+	salt := make([]byte, 16)
+	_, _ = rand.Read(salt) // never fails: it ends the program instead
+	salted, err := pbkdf2.Key(sha256.New, l.password, salt, iterations, sha256.Size)
+	if err != nil {
+		return "", err
+	}
+	stored := sha256.Sum256(mac(salted, "Client Key"))
+	text := base64.StdEncoding.EncodeToString
+	return fmt.Sprintf("PASSWORD 'SCRAM-SHA-256$%d:%s$%s:%s'", iterations, text(salt), text(stored[:]), text(mac(salted, "Server Key"))), nil
+}
+
+func mac(key []byte, text string) []byte {
+	h := hmac.New(sha256.New, key)
+	h.Write([]byte(text))
+	return h.Sum(nil)
 }
 
 // withUser puts the login into the address: a URL, or words of the form key=value.
-func withUser(address, login, password string) (string, error) {
+func withUser(address string, app login) (string, error) {
 	if !strings.HasPrefix(address, "postgres://") && !strings.HasPrefix(address, "postgresql://") {
-		words := address + " user=" + keyword(login)
-		if password != "" {
-			words += " password=" + keyword(password)
+		words := address + " user=" + keyword(app.name)
+		if app.password != "" {
+			words += " password=" + keyword(app.password)
 		}
 		return words, nil // the last of two words with the same key counts
 	}
@@ -110,9 +140,9 @@ func withUser(address, login, password string) (string, error) {
 	if err != nil {
 		return "", errors.New("address of the database to migrate is no URL") // the parser's message holds the password
 	}
-	u.User = url.User(login)
-	if password != "" {
-		u.User = url.UserPassword(login, password)
+	u.User = url.User(app.name)
+	if app.password != "" {
+		u.User = url.UserPassword(app.name, app.password)
 	}
 	query := u.Query()
 	query.Del("user")

@@ -43,39 +43,66 @@ func (e *BehindError) Error() string {
 // Up brings the schema up to date and returns the address for `serve`.
 //
 // Where the login of url owns the schema, or may make it, Up applies what is missing and makes the login that the
-// application uses (see login.go): its address is returned. Any other login only gets the schema checked, and its own
-// address back; a schema too old for it is a *BehindError. Any number of processes may call Up at the same time.
+// application uses (AppLogin), with a password that follows from the owner's: its address is returned. Any other login
+// only gets the schema checked, and its own address back; a schema too old for it is a *BehindError. Any number of
+// processes may call Up at the same time.
 func Up(ctx context.Context, url string, log *slog.Logger) (appURL string, err error) {
 	config, err := pgx.ParseConfig(url)
 	if err != nil {
 		return "", fmt.Errorf("address of the database to migrate: %w", err)
 	}
+	app := login{name: AppLogin(config.Database), ours: true}
+	app.password = appPassword(config.Password, app.name)
+	owns, err := up(ctx, config, app, log)
+	if err != nil || !owns {
+		return url, err
+	}
+	return withUser(url, app)
+}
+
+// UpFor is Up where the application's address is given: its login is made if it is missing, and gets its rights, but
+// keeps its password. Without the right to make logins the owner of the schema needs this, and a login made by hand.
+func UpFor(ctx context.Context, url, appURL string, log *slog.Logger) error {
+	config, err := pgx.ParseConfig(url)
+	if err != nil {
+		return fmt.Errorf("address of the database to migrate: %w", err)
+	}
+	app, err := pgx.ParseConfig(appURL)
+	if err != nil {
+		return fmt.Errorf("address of the database for the application: %w", err)
+	}
+	_, err = up(ctx, config, login{name: app.User, password: app.Password}, log)
+	return err
+}
+
+// up does both; owns says whether the login of config may migrate.
+func up(ctx context.Context, config *pgx.ConnConfig, app login, log *slog.Logger) (owns bool, err error) {
 	config.RuntimeParams["application_name"] = "pipeops migrate"
 	db := stdlib.OpenDB(*config)
 	defer func() { err = errors.Join(err, db.Close()) }()
 	lock, err := db.Conn(ctx) // the lock ends with this connection
 	if err != nil {
-		return "", fmt.Errorf("connect to %s as %s to migrate: %w", config.Database, config.User, err)
+		return false, fmt.Errorf("connect to %s as %s to migrate: %w", config.Database, config.User, err)
 	}
 	defer lock.Close() //nolint:errcheck // db.Close tells
 	provider, err := newProvider(db)
 	if err != nil {
-		return "", err
+		return false, err
 	}
-	owns, err := mayMigrate(ctx, lock)
+	owns, err = mayMigrate(ctx, lock)
 	if err != nil {
-		return "", fmt.Errorf("look at schema pipeops as %s: %w", config.User, err)
+		return false, fmt.Errorf("look at schema pipeops as %s: %w", config.User, err)
 	}
 	if !owns {
-		return url, check(ctx, lock, provider, config.User)
+		return false, check(ctx, lock, provider, config.User)
 	}
 	if _, err := lock.ExecContext(ctx, "SELECT pg_advisory_lock($1)", int64(lockKey)); err != nil {
-		return "", fmt.Errorf("wait for another migration of %s: %w", config.Database, err)
+		return false, fmt.Errorf("wait for another migration of %s: %w", config.Database, err)
 	}
 	if err := apply(ctx, lock, provider, log); err != nil {
-		return "", fmt.Errorf("migrate %s as %s: %w", config.Database, config.User, err)
+		return false, fmt.Errorf("migrate %s as %s: %w", config.Database, config.User, err)
 	}
-	return ensureLogin(ctx, lock, config, url)
+	return true, ensureLogin(ctx, lock, config, app)
 }
 
 func newProvider(db *sql.DB) (*goose.Provider, error) {

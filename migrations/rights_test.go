@@ -236,6 +236,33 @@ func TestALoginThatDoesNotOwnTheSchemaOnlyChecksIt(t *testing.T) {
 	}
 }
 
+func TestAGivenLoginKeepsItsPasswordAndGetsItsRights(t *testing.T) {
+	t.Parallel()
+	super := testenv.Postgres(t)
+	owner := as(t, super, "owner", "") // may not make logins
+	u, err := url.Parse(owner)
+	if err != nil {
+		t.Fatal(err)
+	}
+	must(t, connect(t, super), fmt.Sprintf("ALTER DATABASE %s OWNER TO %s", strings.TrimPrefix(u.Path, "/"), u.User.Username()))
+	if _, err := migrations.Up(t.Context(), owner, quiet()); err == nil || !strings.Contains(err.Error(), "PIPEOPS_MIGRATE_URL") {
+		t.Errorf("got %v, want what to do without the right to make logins", err)
+	}
+	byHand := as(t, super, "app", "")
+	for range 2 {
+		if err := migrations.UpFor(t.Context(), owner, byHand, quiet()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(t, connect(t, byHand), oneEvent)
+	refused(t, connect(t, byHand), "the application", tamper...)
+	u.User = url.UserPassword(u.User.Username()+"_app2", `it's a \ "password" of one's own`)
+	if err := migrations.UpFor(t.Context(), super, u.String(), quiet()); err != nil {
+		t.Fatal(err)
+	}
+	must(t, connect(t, u.String()), oneEvent)
+}
+
 func TestAppLoginIsOfItsDatabase(t *testing.T) {
 	t.Parallel()
 	long := strings.Repeat("ü", 31)
