@@ -15,11 +15,11 @@ type BuildEvent interface {
 
 type inBuild struct{}
 
-func (inBuild) isEvent()    {}
 func (inBuild) buildEvent() {}
 
 // BuildRequested wants an image made of a commit.
 type BuildRequested struct {
+	fact
 	inBuild
 
 	Build         BuildID     `json:"build"`
@@ -46,6 +46,7 @@ type BuildPlan struct {
 
 // BuildStarted gives a worker the work.
 type BuildStarted struct {
+	fact
 	inBuild
 
 	Attempt     AttemptID `json:"attempt"`
@@ -55,6 +56,7 @@ type BuildStarted struct {
 
 // SourceFetched says that exactly the commit lies in the workspace.
 type SourceFetched struct {
+	fact
 	inBuild
 
 	Commit   string       `json:"commit"`
@@ -66,6 +68,7 @@ type SourceFetched struct {
 // BuildArgsFiltered names the build args that went to the builder and those
 // that the Dockerfile doesn't declare. Values aren't told.
 type BuildArgsFiltered struct {
+	fact
 	inBuild
 
 	Passed  []string `json:"passed"`
@@ -74,6 +77,7 @@ type BuildArgsFiltered struct {
 
 // LayerCached is a step of the Dockerfile that was there already.
 type LayerCached struct {
+	fact
 	inBuild
 
 	Digest string `json:"digest"` // of the vertex, not of the layer's blob
@@ -82,6 +86,7 @@ type LayerCached struct {
 
 // LayerBuilt is a step of the Dockerfile that was run.
 type LayerBuilt struct {
+	fact
 	inBuild
 
 	Digest   string       `json:"digest"`
@@ -91,6 +96,7 @@ type LayerBuilt struct {
 
 // ImageBuilt says that the image is made, not yet pushed.
 type ImageBuilt struct {
+	fact
 	inBuild
 
 	Steps    int          `json:"steps"`
@@ -100,6 +106,7 @@ type ImageBuilt struct {
 
 // ImagePushRetried says that the registry refused for now and the push will be tried again.
 type ImagePushRetried struct {
+	fact
 	inBuild
 
 	Try   int          `json:"try"` // from 1: the one that failed
@@ -109,6 +116,7 @@ type ImagePushRetried struct {
 
 // ImagePushed is the one image of the build, by digest. It never changes.
 type ImagePushed struct {
+	fact
 	inBuild
 
 	Reference string   `json:"reference"` // "ghcr.io/acme/shop@sha256:…"
@@ -119,6 +127,7 @@ type ImagePushed struct {
 
 // ImageTagged says that the tag names the accepted digest, and won't move.
 type ImageTagged struct {
+	fact
 	inBuild
 
 	Reference string `json:"reference"` // "ghcr.io/acme/shop:<commit>"
@@ -126,10 +135,14 @@ type ImageTagged struct {
 }
 
 // WorkspaceRemoved says that nothing of the attempt is left on the worker.
-type WorkspaceRemoved struct{ inBuild }
+type WorkspaceRemoved struct {
+	fact
+	inBuild
+}
 
 // BuildSucceeded ends a build with its image.
 type BuildSucceeded struct {
+	fact
 	inBuild
 
 	Digest   string       `json:"digest"`
@@ -138,6 +151,7 @@ type BuildSucceeded struct {
 
 // BuildFailed ends a build without one.
 type BuildFailed struct {
+	fact
 	inBuild
 
 	Diagnosis Diagnosis `json:"diagnosis"`
@@ -145,6 +159,7 @@ type BuildFailed struct {
 
 // BuildSuperseded ends a build that waited until a newer one of its kind was asked for.
 type BuildSuperseded struct {
+	fact
 	inBuild
 
 	By BuildID `json:"by"`
@@ -231,14 +246,8 @@ type RequestBuilds struct {
 	IDs  []BuildID // at least as many as the project has services
 }
 
-// Reads implements Command.
-func (c RequestBuilds) Reads(State) []Stream {
-	out := []Stream{ProjectStream(c.Push.Project)}
-	for _, id := range c.IDs {
-		out = append(out, BuildStream(id))
-	}
-	return out
-}
+// Reads implements Command. The streams of the builds are new.
+func (c RequestBuilds) Reads(State) []Stream { return []Stream{ProjectStream(c.Push.Project)} }
 
 // Decide implements Command.
 func (c RequestBuilds) Decide(s State) ([]Change, error) {
@@ -252,7 +261,7 @@ func (c RequestBuilds) Decide(s State) ([]Change, error) {
 			continue
 		}
 		if len(requests) == len(c.IDs) {
-			return nil, fmt.Errorf("request builds of %s: %d ids for more plans", c.Push.Push, len(c.IDs))
+			return nil, tooMany("builds", len(c.IDs))
 		}
 		byPlan[key] = len(requests)
 		requests = append(requests, BuildRequested{
@@ -334,8 +343,11 @@ func (c ReportBuild) Decide(s State) ([]Change, error) {
 	case AttemptLost:
 		return b.lose(e.Reason), nil
 	case ImagePushed:
-		if b.Pushed != nil && b.Pushed.Digest != e.Digest {
+		if b.Pushed != nil {
 			return nil, &Refusal{Code: "DIGEST_FIXED", Message: "build " + string(b.Request.Build) + " has the image " + b.Pushed.Digest + " already"}
+		}
+		if e.Digest == "" || e.Reference != b.Request.Image+"@"+e.Digest {
+			return nil, &Refusal{Code: "WRONG_IMAGE", Message: "build " + string(b.Request.Build) + " was to push to " + b.Request.Image + ", by digest"}
 		}
 	case ImageTagged:
 		if b.Pushed == nil || b.Pushed.Digest != e.Digest {
@@ -426,7 +438,11 @@ func (c SupersedeBuild) Decide(s State) ([]Change, error) {
 	return []Change{{BuildStream(c.Build), BuildSuperseded{By: c.By}}}, nil
 }
 
-// Releases gives the deployments that a succeeded build leads to: its services
+func tooMany(what string, n int) *Refusal {
+	return &Refusal{Code: "TOO_MANY", Message: fmt.Sprintf("more than %d %s would follow", n, what), Fix: "split the project"}
+}
+
+// releases gives the deployments that a succeeded build leads to: its services
 // in every environment that follows its branch.
 func (b *Build) releases(p *Project) (out []target) {
 	for _, env := range p.Environments {

@@ -22,7 +22,7 @@ type Change struct {
 }
 
 // Refusal is a decider's no. It is an answer, not a failure of PipeOps.
-type Refusal struct {
+type Refusal struct { //nolint:errname // an answer, not a failure
 	Code    string // stable, upper case: "NAME_TAKEN"
 	Field   string // the input at fault; may be empty
 	Message string // what is wrong

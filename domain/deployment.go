@@ -1,7 +1,6 @@
 package domain
 
 import (
-	"fmt"
 	"slices"
 	"time"
 )
@@ -16,11 +15,11 @@ type DeploymentEvent interface {
 
 type inDeployment struct{}
 
-func (inDeployment) isEvent()         {}
 func (inDeployment) deploymentEvent() {}
 
 // DeploymentRequested wants a release of a service to run in an environment.
 type DeploymentRequested struct {
+	fact
 	inDeployment
 
 	Deployment      DeploymentID  `json:"deployment"`
@@ -38,6 +37,7 @@ type DeploymentRequested struct {
 
 // DeploymentQueued says that another deployment has the slot.
 type DeploymentQueued struct {
+	fact
 	inDeployment
 
 	Behind DeploymentID `json:"behind"`
@@ -45,6 +45,7 @@ type DeploymentQueued struct {
 
 // DeploymentStarted gives a worker the work.
 type DeploymentStarted struct {
+	fact
 	inDeployment
 
 	Attempt      AttemptID   `json:"attempt"`
@@ -57,6 +58,7 @@ type DeploymentStarted struct {
 
 // ManifestsApplied says that the cluster has accepted the objects.
 type ManifestsApplied struct {
+	fact
 	inDeployment
 
 	Namespace string   `json:"namespace"`
@@ -66,6 +68,7 @@ type ManifestsApplied struct {
 
 // RolloutProgressed is what the cluster shows; at most one a second and only when something changed.
 type RolloutProgressed struct {
+	fact
 	inDeployment
 
 	Wanted    int    `json:"wanted"`
@@ -77,6 +80,7 @@ type RolloutProgressed struct {
 
 // DeploymentSucceeded says that the release serves.
 type DeploymentSucceeded struct {
+	fact
 	inDeployment
 
 	Digest    string       `json:"digest"`    // as the pods run it
@@ -88,6 +92,7 @@ type DeploymentSucceeded struct {
 
 // DeploymentFailed is the verdict against the release.
 type DeploymentFailed struct {
+	fact
 	inDeployment
 
 	Diagnosis Diagnosis `json:"diagnosis"`
@@ -95,6 +100,7 @@ type DeploymentFailed struct {
 
 // RollbackStarted says that what served before comes back.
 type RollbackStarted struct {
+	fact
 	inDeployment
 
 	To Activation `json:"to"`
@@ -102,6 +108,7 @@ type RollbackStarted struct {
 
 // RolledBack says that what served before serves alone again.
 type RolledBack struct {
+	fact
 	inDeployment
 
 	To        ReleaseID    `json:"to"`
@@ -111,6 +118,7 @@ type RolledBack struct {
 
 // RollbackFailed says that not even that worked: a person must look.
 type RollbackFailed struct {
+	fact
 	inDeployment
 
 	Diagnosis Diagnosis `json:"diagnosis"`
@@ -118,6 +126,7 @@ type RollbackFailed struct {
 
 // DeploymentSuperseded ends a deployment that waited until a newer one came.
 type DeploymentSuperseded struct {
+	fact
 	inDeployment
 
 	By DeploymentID `json:"by"`
@@ -230,7 +239,7 @@ func (c RequestDeployment) Decide(s State) ([]Change, error) {
 	if err != nil {
 		return nil, err
 	}
-	return admit(s, slot, DeploymentRequested{
+	return admit(s, slot, "", DeploymentRequested{
 		Deployment: c.Deployment, Project: p.ID, ProjectName: p.Name,
 		Environment: env.ID, EnvironmentName: env.Name, Namespace: env.Namespace,
 		Service: svc.ID, ServiceName: svc.Name, Release: release, Spec: spec, Reason: c.Reason,
@@ -240,7 +249,7 @@ func (c RequestDeployment) Decide(s State) ([]Change, error) {
 func (c RequestDeployment) release(s State, slot *Slot, svc Service, p *Project) (Release, ServiceSpec, error) {
 	if !c.Rollback {
 		b := Of[Build](s, BuildStream(c.Build))
-		if b.Phase != Succeeded || !slices.Contains(b.Request.Services, svc.ID) {
+		if b.Phase != Succeeded || b.Pushed == nil || !slices.Contains(b.Request.Services, svc.ID) {
 			return Release{}, ServiceSpec{}, &Refusal{Code: "NO_IMAGE", Field: "build", Message: "build " + string(c.Build) + " has no image of this service", Fix: "choose a succeeded build of the project: pipeops status " + p.Name}
 		}
 		return NewRelease(svc.ID, b.Request.Build, b.Request.Commit, b.Pushed.Reference, p.Version, svc.Spec), svc.Spec, nil
@@ -255,7 +264,7 @@ func (c RequestDeployment) release(s State, slot *Slot, svc Service, p *Project)
 }
 
 // admit puts a deployment in line, in place of who waited there.
-func admit(s State, slot *Slot, r DeploymentRequested, lift bool) ([]Change, error) {
+func admit(s State, slot *Slot, push PushID, r DeploymentRequested, lift bool) ([]Change, error) {
 	slotStream, stream := SlotStream(r.Environment, r.Service), DeploymentStream(r.Deployment)
 	var changes []Change
 	if why, barred := slot.Quarantined[r.Release.ID]; barred {
@@ -264,7 +273,7 @@ func admit(s State, slot *Slot, r DeploymentRequested, lift bool) ([]Change, err
 		}
 		changes = append(changes, Change{slotStream, QuarantineLifted{Release: r.Release.ID}})
 	}
-	changes = append(changes, Change{stream, r}, Change{slotStream, DeploymentAdmitted{Deployment: r.Deployment}})
+	changes = append(changes, Change{stream, r}, Change{slotStream, DeploymentAdmitted{Deployment: r.Deployment, Push: push}})
 	if slot.Waiting != "" {
 		if Of[Deployment](s, DeploymentStream(slot.Waiting)).Phase == Waiting {
 			changes = append(changes, Change{DeploymentStream(slot.Waiting), DeploymentSuperseded{By: r.Deployment}})
@@ -277,7 +286,8 @@ func admit(s State, slot *Slot, r DeploymentRequested, lift bool) ([]Change, err
 }
 
 // DeployBuild wants the image of a succeeded build in every environment that
-// follows its branch. A quarantined release is left out.
+// follows its branch. Where a newer push was faster, its deployment stands; a
+// quarantined release fails at once. Both are told, neither is admitted.
 type DeployBuild struct {
 	Project ProjectID
 	Build   BuildID
@@ -287,12 +297,13 @@ type DeployBuild struct {
 // Reads implements Command.
 func (c DeployBuild) Reads(s State) []Stream {
 	out := []Stream{ProjectStream(c.Project), BuildStream(c.Build)}
-	for i, t := range Of[Build](s, out[1]).releases(Of[Project](s, out[0])) {
+	b := Of[Build](s, out[1])
+	if b.Phase != "" {
+		out = append(out, RefStream(c.Project, b.Request.Ref))
+	}
+	for _, t := range b.releases(Of[Project](s, out[0])) {
 		slot := SlotStream(t.environment.ID, t.service.ID)
 		out = append(out, slot)
-		if i < len(c.IDs) {
-			out = append(out, DeploymentStream(c.IDs[i]))
-		}
 		if w := Of[Slot](s, slot).Waiting; w != "" {
 			out = append(out, DeploymentStream(w))
 		}
@@ -303,28 +314,52 @@ func (c DeployBuild) Reads(s State) []Stream {
 // Decide implements Command.
 func (c DeployBuild) Decide(s State) ([]Change, error) {
 	p, b := Of[Project](s, ProjectStream(c.Project)), Of[Build](s, BuildStream(c.Build))
+	if b.Phase != Succeeded || b.Pushed == nil {
+		return nil, &Refusal{Code: "NO_IMAGE", Field: "build", Message: "build " + string(c.Build) + " has no image"}
+	}
 	targets := b.releases(p)
 	if len(targets) > len(c.IDs) {
-		return nil, fmt.Errorf("deploy build %s: %d ids for %d deployments", c.Build, len(c.IDs), len(targets))
+		return nil, tooMany("deployments", len(c.IDs))
 	}
+	ref := Of[Ref](s, RefStream(p.ID, b.Request.Ref))
 	var changes []Change
 	for i, t := range targets {
 		slot := Of[Slot](s, SlotStream(t.environment.ID, t.service.ID))
 		r := NewRelease(t.service.ID, c.Build, b.Request.Commit, b.Pushed.Reference, p.Version, t.service.Spec)
-		if _, barred := slot.Quarantined[r.ID]; barred {
-			continue
-		}
-		more, err := admit(s, slot, DeploymentRequested{
+		request := DeploymentRequested{
 			Deployment: c.IDs[i], Project: p.ID, ProjectName: p.Name,
 			Environment: t.environment.ID, EnvironmentName: t.environment.Name, Namespace: t.environment.Namespace,
 			Service: t.service.ID, ServiceName: t.service.Name, Release: r, Spec: t.service.Spec, Reason: "push",
-		}, false)
-		if err != nil {
-			return nil, err
 		}
-		changes = append(changes, more...)
+		stream := DeploymentStream(request.Deployment)
+		why, barred := slot.Quarantined[r.ID]
+		switch {
+		case ref.newer(slot.Pushed.Push, b.Request.Push):
+			changes = append(changes, Change{stream, request}, Change{stream, DeploymentSuperseded{By: slot.Pushed.Deployment}})
+		case barred:
+			changes = append(changes, Change{stream, request}, Change{stream, DeploymentFailed{Diagnosis: quarantined(request, why)}})
+		default:
+			more, err := admit(s, slot, b.Request.Push, request, false)
+			if err != nil {
+				return nil, err
+			}
+			changes = append(changes, more...)
+		}
 	}
 	return changes, nil
+}
+
+func quarantined(r DeploymentRequested, why string) Diagnosis {
+	return Diagnosis{
+		Code: "QUARANTINED", Title: "Not deployed: this release failed before", Step: "admission",
+		Error:  "release " + string(r.Release.ID) + " is barred: " + why,
+		Reason: "The same image with the same configuration failed in " + r.EnvironmentName + " before, and would fail again",
+		Fixes: []string{
+			"Push a commit that mends it, or change the configuration: either makes another release",
+			"Where the cause lay elsewhere and is gone, lift the bar and deploy it: pipeops deploy " + r.ProjectName + " --lift-quarantine",
+		},
+		Run: "pipeops status " + r.ProjectName,
+	}
 }
 
 // ClaimDeployment gives a deployment and its slot to a worker.
@@ -433,7 +468,7 @@ func (d *Deployment) fail(diagnosis Diagnosis) []Change {
 	stream := DeploymentStream(d.Request.Deployment)
 	changes := []Change{
 		{stream, DeploymentFailed{Diagnosis: diagnosis}},
-		{d.Slot(), ReleaseQuarantined{Release: d.Request.Release.ID, Why: diagnosis.Title}},
+		{d.Slot(), ReleaseQuarantined{Release: d.Request.Release.ID, Deployment: d.Request.Deployment, Why: diagnosis.Title}},
 	}
 	if d.Previous == nil {
 		return append(changes, Change{d.Slot(), DeploymentReleased{Deployment: d.Request.Deployment}})
@@ -475,7 +510,8 @@ func (c LoseDeploymentAttempt) Decide(s State) ([]Change, error) {
 	return d.lose(c.Reason), nil
 }
 
-// FailDeployment ends a waiting deployment that can't be handed out at all.
+// FailDeployment ends a waiting deployment that can't be handed out at all. One
+// that was begun may have changed the cluster, so it waits for its roll-back.
 type FailDeployment struct {
 	Deployment DeploymentID
 	Diagnosis  Diagnosis
@@ -496,6 +532,9 @@ func (c FailDeployment) Decide(s State) ([]Change, error) {
 	failed := DeploymentFailed{Diagnosis: c.Diagnosis}
 	if d.Undoing {
 		return []Change{{stream, RollbackFailed(failed)}, {d.Slot(), DeploymentReleased{Deployment: c.Deployment}}}, nil
+	}
+	if d.Attempts > 0 {
+		return d.fail(c.Diagnosis), nil
 	}
 	return []Change{{stream, failed}, {d.Slot(), DeploymentReleased{Deployment: c.Deployment}}}, nil
 }

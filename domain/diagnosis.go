@@ -2,6 +2,7 @@ package domain
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 )
 
@@ -51,7 +52,7 @@ const MaxAttempts = 3
 
 func exhausted(what, lastReason string) Diagnosis {
 	return Diagnosis{
-		Code: "ATTEMPTS_EXHAUSTED", Title: what + " failed: its workers were lost", Step: "attempt " + fmt.Sprint(MaxAttempts),
+		Code: "ATTEMPTS_EXHAUSTED", Title: what + " failed: its workers were lost", Step: "attempt " + strconv.Itoa(MaxAttempts),
 		Error:  lastReason,
 		Reason: fmt.Sprintf("%d attempts in a row lost their worker before the end", MaxAttempts),
 		Fixes: []string{

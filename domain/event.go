@@ -20,6 +20,12 @@ import (
 // an interface of its own (BuildEvent, …) that lists what may stand in it.
 type Event interface{ isEvent() }
 
+// fact makes a struct an Event; the marker beside it says in which kind of
+// stream it may stand. Apart, so that a marker alone is no event.
+type fact struct{}
+
+func (fact) isEvent() {}
+
 // Cursor is a place in the log: everything up to and including Position of
 // LogEpoch has been seen. The zero value stands before the first event.
 // Its text form, "<log epoch>.<position>", is used everywhere.
@@ -121,15 +127,26 @@ type Time struct{ time.Time }
 
 const timeForm = "2006-01-02T15:04:05.000000Z"
 
-// At cuts t to what a body keeps.
-func At(t time.Time) Time { return Time{t.UTC().Truncate(time.Microsecond)} }
+// At cuts t to what a body keeps. A year that RFC 3339 can't write (the date of
+// a commit can be anything) gives the zero time: not told. What is stored once
+// must be readable for ever.
+func At(t time.Time) Time {
+	t = t.UTC().Truncate(time.Microsecond)
+	if t.Year() < 1 || t.Year() > 9999 {
+		return Time{}
+	}
+	return Time{t}
+}
 
 // MarshalJSON implements json.Marshaler.
 func (t Time) MarshalJSON() ([]byte, error) {
 	if t.IsZero() {
 		return []byte(`""`), nil
 	}
-	return []byte(`"` + t.UTC().Format(timeForm) + `"`), nil
+	if at := At(t.Time); !at.IsZero() {
+		return []byte(`"` + at.Format(timeForm) + `"`), nil
+	}
+	return nil, fmt.Errorf("time %s: its year can't be written", t.Time)
 }
 
 // UnmarshalJSON implements json.Unmarshaler.

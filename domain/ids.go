@@ -12,6 +12,8 @@ import (
 
 // Ids are UUIDv7 in text form behind a prefix that says what they name. They
 // are made outside the domain and come in with the command.
+//
+//nolint:revive // one comment for all
 type (
 	ProjectID     string // prj_…
 	ServiceID     string // svc_…

@@ -3,8 +3,9 @@ package domain
 // NewID gives a fresh id with a prefix: "bld" → "bld_<UUIDv7>".
 type NewID func(prefix string) string
 
-// maxFanOut bounds how many builds a push, or deployments a build, can lead to.
-const maxFanOut = 32
+// maxFanOut bounds how many builds a push, or deployments a build, can lead to;
+// a project can't be configured beyond it.
+const maxFanOut = 128
 
 // Follow is what follows from an event by policy: a push is built, and what
 // was built is deployed where its branch is followed. The second result says

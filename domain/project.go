@@ -46,11 +46,11 @@ type ProjectEvent interface {
 
 type inProject struct{}
 
-func (inProject) isEvent()      {}
 func (inProject) projectEvent() {}
 
 // ProjectCreated begins a project.
 type ProjectCreated struct {
+	fact
 	inProject
 
 	Project  ProjectID       `json:"project"`
@@ -60,6 +60,7 @@ type ProjectCreated struct {
 
 // ProjectConfigured replaces the project's settings as a whole.
 type ProjectConfigured struct {
+	fact
 	inProject
 
 	Settings ProjectSettings `json:"settings"`
@@ -74,6 +75,7 @@ type ProjectSettings struct {
 
 // ServiceAdded adds something that is built and run.
 type ServiceAdded struct {
+	fact
 	inProject
 
 	Service ServiceID   `json:"service"`
@@ -83,6 +85,7 @@ type ServiceAdded struct {
 
 // ServiceConfigured replaces a service's settings as a whole.
 type ServiceConfigured struct {
+	fact
 	inProject
 
 	Service ServiceID   `json:"service"`
@@ -91,6 +94,7 @@ type ServiceConfigured struct {
 
 // EnvironmentAdded adds a place to deploy to.
 type EnvironmentAdded struct {
+	fact
 	inProject
 
 	Environment EnvironmentID `json:"environment"`
@@ -102,6 +106,7 @@ type EnvironmentAdded struct {
 // WebhookSecretRotated says that webhooks of a provider are checked against
 // another secret from now on. The secret itself stands sealed elsewhere.
 type WebhookSecretRotated struct {
+	fact
 	inProject
 
 	Provider string `json:"provider"` // "github"
@@ -206,12 +211,14 @@ func (p *Project) unconfigured() *Diagnosis {
 		Code: "PROJECT_NOT_CONFIGURED", Title: "Push ignored: the project isn't fully configured", Step: "push",
 		Error:  "project " + p.Name + " has no " + strings.Join(missing, ", no "),
 		Reason: "A push can only become a release when it is known what to build, where to push the image and where to run it",
-		Fixes:  append(fixes, "Push again"),
+		Fixes:  append(fixes, "Push a new commit; an empty one will do: git commit --allow-empty"),
 		Run:    "pipeops project show " + p.Name,
 	}
 }
 
 // NewService and NewEnvironment name what CreateProject and ConfigureProject add.
+//
+//nolint:revive // one comment for both
 type (
 	NewService struct {
 		ID   ServiceID
@@ -280,7 +287,7 @@ func (c ConfigureProject) Decide(s State) ([]Change, error) {
 		return nil, noProject(string(c.ID))
 	}
 	var changes []Change
-	if c.Settings != nil && *c.Settings != p.Settings {
+	if c.Settings != nil && *c.Settings != p.Settings { // what was accepted once stays, whatever is checked today
 		if err := c.Settings.check(); err != nil {
 			return nil, err
 		}
@@ -326,8 +333,19 @@ func noProject(id string) *Refusal {
 	return &Refusal{Code: "NO_PROJECT", Field: "project", Message: "there is no project " + id, Fix: "see: pipeops project list"}
 }
 
-func additions(p *Project, services []NewService, environments []NewEnvironment) ([]Change, error) {
-	stream := ProjectStream(p.ID)
+// maxPlaces bounds services and environments, and so what one push can lead
+// to (maxFanOut): what a policy decides is appended in one piece.
+const maxPlaces = 32
+
+func additions(have *Project, services []NewService, environments []NewEnvironment) ([]Change, error) {
+	stream, copied := ProjectStream(have.ID), *have
+	p := &copied // a decision leaves the state alone
+	if n, m := len(p.Services)+len(services), len(p.Environments)+len(environments); len(services)+len(environments) > 0 && (n > maxPlaces || m > maxPlaces || n*m > maxFanOut) {
+		return nil, &Refusal{
+			Code: "TOO_MANY", Field: "services", Message: fmt.Sprintf("%d services in %d environments are too many for one project", n, m),
+			Fix: fmt.Sprintf("use at most %d of each, and %d pairs of them; split the project", maxPlaces, maxFanOut),
+		}
+	}
 	var changes []Change
 	for _, n := range services {
 		if err := CheckSlug(n.Name); err != nil {
@@ -347,6 +365,9 @@ func additions(p *Project, services []NewService, environments []NewEnvironment)
 		if err := CheckSlug(n.Name); err != nil {
 			return nil, &Refusal{Code: "BAD_NAME", Field: "environment", Message: fmt.Sprintf("%q can't be an environment's name", n.Name), Fix: err.Error()}
 		}
+		if n.Branch != "" && !isBranch(n.Branch) {
+			return nil, notABranch(n.Branch)
+		}
 		if slices.ContainsFunc(p.Environments, func(have Environment) bool { return have.Name == n.Name }) {
 			return nil, &Refusal{Code: "NAME_TAKEN", Field: "environment", Message: "there is an environment named " + n.Name + " already", Fix: "choose another name"}
 		}
@@ -357,22 +378,44 @@ func additions(p *Project, services []NewService, environments []NewEnvironment)
 	return changes, nil
 }
 
-// scpURL is git's short form of an ssh URL, "git@host:owner/name.git".
-var scpURL = regexp.MustCompile(`^[\w.-]+@[\w.-]+:[\w./~-]+$`)
+var (
+	// scpURL is git's short form of an ssh URL, "git@host:owner/name.git".
+	scpURL = regexp.MustCompile(`^[\w.-]+@\w[\w.-]*:[\w./~-]+$`)
+	// registryPrefix is host, port and path of image repositories, "ghcr.io/acme".
+	registryPrefix = regexp.MustCompile(`^([A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:]+\])(:[0-9]{1,5})?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*$`)
+)
 
+// maxSetting bounds each text of a project's settings, in bytes.
+const maxSetting = 512
+
+func isBranch(name string) bool {
+	return name != "" && len(name) <= maxSetting && !strings.HasPrefix(name, "-") && !strings.Contains(name, "..") &&
+		!strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r == 0x7f || strings.ContainsRune("~^:?*[\\", r) })
+}
+
+func notABranch(name string) *Refusal {
+	return &Refusal{Code: "BAD_SETTING", Field: "branch", Message: fmt.Sprintf("%q isn't a branch", name), Fix: "name the branch whose pushes are built, for example main"}
+}
+
+// check refuses what can't work, and what the log must not keep. Messages
+// don't repeat a URL: there may be a secret in it.
 func (s ProjectSettings) check() error {
-	if s.Branch == "" || strings.ContainsAny(s.Branch, " ~^:?*[\\") || strings.HasPrefix(s.Branch, "-") {
-		return &Refusal{Code: "BAD_SETTING", Field: "branch", Message: fmt.Sprintf("%q isn't a branch", s.Branch), Fix: "name the branch whose pushes are built, for example main"}
+	if !isBranch(s.Branch) {
+		return notABranch(s.Branch)
 	}
-	if s.Repository == "" || scpURL.MatchString(s.Repository) {
+	if s.Registry != "" && (len(s.Registry) > maxSetting || !registryPrefix.MatchString(s.Registry)) {
+		return &Refusal{Code: "BAD_SETTING", Field: "registry", Message: "not a prefix for images", Fix: "give the host and the path, without a scheme, credentials or a slash at the end, for example ghcr.io/acme"}
+	}
+	if s.Repository == "" || len(s.Repository) <= maxSetting && scpURL.MatchString(s.Repository) {
 		return nil
 	}
 	u, err := url.Parse(s.Repository)
-	if err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "ssh" && u.Scheme != "http") {
+	if err != nil || len(s.Repository) > maxSetting || u.Host == "" || strings.HasPrefix(u.Host, "-") || (u.Scheme != "https" && u.Scheme != "ssh" && u.Scheme != "http") {
 		return &Refusal{Code: "BAD_SETTING", Field: "repository", Message: "not a repository URL", Fix: "use https:// or ssh://, for example https://github.com/acme/shop.git, or leave it empty for the built-in git remote"}
 	}
-	if _, has := u.User.Password(); has {
-		return &Refusal{Code: "SECRET_IN_URL", Field: "repository", Message: "the URL carries a password, which the log would keep for ever", Fix: "remove it from the URL"}
+	// A token often stands where the user's name belongs: https://TOKEN@host/….
+	if _, has := u.User.Password(); has || u.User != nil && u.Scheme != "ssh" || u.RawQuery != "" || u.Fragment != "" {
+		return &Refusal{Code: "SECRET_IN_URL", Field: "repository", Message: "the URL carries more than host and path, which the log would keep for ever", Fix: "remove user, password and query from the URL"}
 	}
 	return nil
 }

@@ -12,11 +12,11 @@ type PushEvent interface {
 
 type inPush struct{}
 
-func (inPush) isEvent()   {}
 func (inPush) pushEvent() {}
 
 // PushReceived is a push that shall be built. The raw delivery is its attachment.
 type PushReceived struct {
+	fact
 	inPush
 
 	Push      PushID    `json:"push"`
@@ -36,6 +36,7 @@ type PushReceived struct {
 
 // PushIgnored is a delivery that leads to nothing, and why.
 type PushIgnored struct {
+	fact
 	inPush
 
 	Push      PushID     `json:"push"`
@@ -85,7 +86,11 @@ func (RefMoved) refEvent() {}
 type Ref struct {
 	Head   string
 	Bodies map[string]bool
+	order  map[PushID]int // which push came when, from 1
 }
+
+// newer says whether push a came after push b; false when the ref knows neither or one only.
+func (r *Ref) newer(a, b PushID) bool { return r.order[b] > 0 && r.order[a] > r.order[b] }
 
 // Evolve applies an event.
 func (r *Ref) Evolve(e RefEvent) {
@@ -93,9 +98,10 @@ func (r *Ref) Evolve(e RefEvent) {
 	case RefMoved:
 		r.Head = e.After
 		if r.Bodies == nil {
-			r.Bodies = map[string]bool{}
+			r.Bodies, r.order = map[string]bool{}, map[PushID]int{}
 		}
 		r.Bodies[e.Body] = true
+		r.order[e.Push] = len(r.order) + 1
 	}
 }
 

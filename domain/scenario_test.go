@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -17,17 +18,11 @@ type scenario struct {
 	now   time.Time
 	seq   map[AttemptID]int64
 	queue Queue
-	ids   int
 }
 
 func newScenario(t *testing.T) *scenario {
 	t.Helper()
 	return &scenario{t: t, state: State{}, now: time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC), seq: map[AttemptID]int64{}}
-}
-
-func (s *scenario) newID(prefix string) string {
-	s.ids++
-	return fmt.Sprintf("%s_%d", prefix, s.ids)
 }
 
 // when decides a command, records what it gives, and names the new events' types.
@@ -99,7 +94,7 @@ func (s *scenario) project() {
 
 func push(n int, commit string) ReceivePush {
 	return ReceivePush{
-		Push: PushID(fmt.Sprint("psh_", n)), Project: "prj_1", Source: "github", Delivery: fmt.Sprint(n), Kind: "push",
+		Push: PushID(fmt.Sprint("psh_", n)), Project: "prj_1", Source: "github", Delivery: strconv.Itoa(n), Kind: "push",
 		Ref: "refs/heads/main", Commit: commit, Body: fmt.Sprint("body", n),
 	}
 }
@@ -229,12 +224,14 @@ func TestOnlyTheCurrentAttemptInSequenceIsHeard(t *testing.T) {
 	if _, err := s.when(ReportBuild{one, 3, LayerBuilt{}}); !errors.As(err, &gap) || gap.Stored != 1 {
 		t.Errorf("got %v, want a gap after 1", err)
 	}
-	s.then(ReportBuild{one, 2, ImagePushed{Digest: "d1"}}, "ImagePushed")
+	s.refused(ReportBuild{one, 2, ImagePushed{Reference: "reg/elsewhere@d1", Digest: "d1"}}, "WRONG_IMAGE")
+	s.then(ReportBuild{one, 2, ImagePushed{Reference: "reg/hello@d1", Digest: "d1"}}, "ImagePushed")
 	s.then(LoseBuildAttempt{one, "lease lapsed"}, "AttemptLost")
 	s.then(LoseBuildAttempt{one, "lease lapsed"})
 	s.then(ClaimBuild{Build: "bld_1"}, "BuildStarted")
 	s.refused(ReportBuild{one, 3, LayerBuilt{}}, "STALE")
-	s.refused(ReportBuild{two, 1, ImagePushed{Digest: "d2"}}, "DIGEST_FIXED")
+	s.refused(ReportBuild{two, 1, ImagePushed{Reference: "reg/hello@d2", Digest: "d2"}}, "DIGEST_FIXED")
+	s.refused(ReportBuild{two, 1, ImagePushed{Reference: "reg/hello@d1", Digest: "d1"}}, "DIGEST_FIXED")
 	s.refused(ReportBuild{two, 1, BuildSucceeded{Digest: "d1"}}, "NOT_PUSHED")
 	s.then(ReportBuild{two, 1, ImageTagged{Digest: "d1"}}, "ImageTagged")
 	s.then(ReportBuild{two, 2, BuildSucceeded{Digest: "d1"}}, "BuildSucceeded")
@@ -293,6 +290,10 @@ func TestAFailedRolloutIsRolledBackAndItsReleaseBarred(t *testing.T) {
 	}
 	again := RequestDeployment{Project: "prj_1", Environment: "env_1", Service: "svc_1", Deployment: "dep_3", Build: bad}
 	s.refused(again, "QUARANTINED")
+	s.then(DeployBuild{Project: "prj_1", Build: bad, IDs: []DeploymentID{"dep_barred"}}, "DeploymentRequested", "DeploymentFailed")
+	if barred := Of[Deployment](s.state, DeploymentStream("dep_barred")); barred.Phase != Failed || len(s.queue.Works) != 0 {
+		t.Errorf("a barred release is %s, and waiting are %v", barred.Phase, s.queue.Works)
+	}
 	again.Lift = true
 	s.then(again, "QuarantineLifted", "DeploymentRequested", "DeploymentAdmitted")
 }
@@ -355,10 +356,158 @@ func TestTheQueueIsFairAndReplacesOlderBuilds(t *testing.T) {
 
 func TestDerivedIDsNeverChange(t *testing.T) {
 	t.Parallel()
+	if got, want := NewRelease("svc_1", "", "", "reg/hello@sha256:1", 1, ServiceSpec{RootDir: ".", Port: 8080}).ID, ReleaseID("rel_6b322f4a-2778-59f8-ac53-60c8aa8f661f"); got != want {
+		t.Errorf("the same image and configuration give release %s, want %s: bars of earlier versions would not hold", got, want)
+	}
 	if got, want := EventID("command", 0), "d8f9ec9f-9fe4-5076-a02f-c3ef7e04186e"; got != want {
 		t.Errorf("EventID gives %s, want %s", got, want)
 	}
 	if got := Namespace("hello", "production", "env_1"); len(got) > 63 || !strings.HasPrefix(got, "hello-production-") {
 		t.Errorf("namespace %s", got)
 	}
+}
+
+func TestAnOlderPushThatIsBuiltLaterDoesntReplaceANewerOne(t *testing.T) {
+	t.Parallel()
+	s := newScenario(t)
+	s.project()
+	ask := func(n int, commit string) BuildID {
+		id := BuildID(fmt.Sprint("bld_", n))
+		s.then(push(n, commit), "PushReceived", "RefMoved")
+		s.then(RequestBuilds{Push: received(n, commit), IDs: []BuildID{id}}, "BuildRequested")
+		s.then(ClaimBuild{Build: id}, "BuildStarted")
+		return id
+	}
+	finish := func(id BuildID, digest string) {
+		a := NewAttemptID(string(id), 1)
+		s.then(s.build(a, ImagePushed{Reference: "reg/hello@" + digest, Digest: digest}), "ImagePushed")
+		s.then(s.build(a, ImageTagged{Digest: digest}), "ImageTagged")
+		s.then(s.build(a, BuildSucceeded{Digest: digest}), "BuildSucceeded")
+	}
+	older, newer := ask(1, "aaa"), ask(2, "bbb")
+	finish(newer, "d2")
+	s.deployed(2, newer)
+	finish(older, "d1")
+	s.then(DeployBuild{Project: "prj_1", Build: older, IDs: []DeploymentID{"dep_1"}}, "DeploymentRequested", "DeploymentSuperseded")
+	slot := Of[Slot](s.state, SlotStream("env_1", "svc_1"))
+	if slot.Active().Release.Commit != "bbb" || slot.Waiting != "" || len(s.queue.Works) != 0 {
+		t.Errorf("slot is %+v, waiting are %v", slot, s.queue.Works)
+	}
+	// By hand it may go.
+	s.then(RequestDeployment{Project: "prj_1", Environment: "env_1", Service: "svc_1", Deployment: "dep_3", Build: older}, "DeploymentRequested", "DeploymentAdmitted")
+}
+
+func TestABegunDeploymentThatCantBeHandedOutIsRolledBack(t *testing.T) {
+	t.Parallel()
+	s := newScenario(t)
+	s.project()
+	s.deployed(1, s.built(1, "aaa"))
+	s.then(DeployBuild{Project: "prj_1", Build: s.built(2, "bbb"), IDs: []DeploymentID{"dep_2"}}, "DeploymentRequested", "DeploymentAdmitted")
+	s.then(ClaimDeployment{Deployment: "dep_2", At: s.now}, "DeploymentStarted", "DeploymentClaimed")
+	s.then(LoseDeploymentAttempt{NewAttemptID("dep_2", 1), "gone"}, "AttemptLost")
+	s.then(FailDeployment{Deployment: "dep_2", Diagnosis: Diagnosis{Code: "DEAD_LETTER"}}, "DeploymentFailed", "ReleaseQuarantined", "RollbackStarted")
+	if p := s.queue.Plan(map[string]int{"deploy": 1}, s.now, time.Minute); len(p.Publish) != 1 || p.Publish[0].Subject != "dep_2" {
+		t.Errorf("published %v, want dep_2 for its roll-back", p.Publish)
+	}
+	s.then(ClaimDeployment{Deployment: "dep_2", At: s.now}, "DeploymentStarted", "DeploymentClaimed")
+	s.then(LoseDeploymentAttempt{NewAttemptID("dep_2", 2), "gone"}, "AttemptLost")
+	s.then(FailDeployment{Deployment: "dep_2", Diagnosis: Diagnosis{Code: "DEAD_LETTER"}}, "RollbackFailed", "DeploymentReleased")
+	if len(s.queue.Works) != 0 {
+		t.Errorf("work is left over: %v", s.queue.Works)
+	}
+}
+
+func TestADeploymentThatEndsInLineLeavesTheSlotToItsHolder(t *testing.T) {
+	t.Parallel()
+	s := newScenario(t)
+	s.project()
+	b1, b2 := s.built(1, "aaa"), s.built(2, "bbb")
+	s.then(DeployBuild{Project: "prj_1", Build: b1, IDs: []DeploymentID{"dep_1"}}, "DeploymentRequested", "DeploymentAdmitted")
+	s.then(ClaimDeployment{Deployment: "dep_1", At: s.now}, "DeploymentStarted", "DeploymentClaimed")
+	s.then(DeployBuild{Project: "prj_1", Build: b2, IDs: []DeploymentID{"dep_2"}}, "DeploymentRequested", "DeploymentAdmitted", "DeploymentQueued")
+	s.then(FailDeployment{Deployment: "dep_2"}, "DeploymentFailed", "DeploymentReleased")
+	s.then(RequestDeployment{Project: "prj_1", Environment: "env_1", Service: "svc_1", Deployment: "dep_3", Build: b2}, "DeploymentRequested", "DeploymentAdmitted", "DeploymentQueued")
+	if p := s.queue.Plan(map[string]int{"deploy": 5}, s.now, time.Minute); len(p.Publish) != 0 {
+		t.Errorf("published %v while dep_1 has the slot", p.Publish)
+	}
+}
+
+func TestSettingsHoldNoSecretsAndNothingThatCantWork(t *testing.T) {
+	t.Parallel()
+	for settings, code := range map[ProjectSettings]string{
+		{Branch: "main", Repository: "https://ghp_token@github.com/a/b"}:       "SECRET_IN_URL",
+		{Branch: "main", Repository: "https://github.com/a/b?private_token=x"}: "SECRET_IN_URL",
+		{Branch: "main", Repository: "ssh://git:secret@host/a/b"}:              "SECRET_IN_URL",
+		{Branch: "main", Repository: "ssh://-oProxyCommand=x/a"}:               "BAD_SETTING",
+		{Branch: "main", Repository: "git@-oProxyCommand=x:a"}:                 "BAD_SETTING",
+		{Branch: "main", Registry: "https://ghcr.io/acme"}:                     "BAD_SETTING",
+		{Branch: "main", Registry: "me:secret@ghcr.io/acme"}:                   "BAD_SETTING",
+		{Branch: "main", Registry: "ghcr.io/acme/"}:                            "BAD_SETTING",
+		{Branch: "ma in"}:                  "BAD_SETTING",
+		{Branch: "a..b"}:                   "BAD_SETTING",
+		{Branch: strings.Repeat("b", 600)}: "BAD_SETTING",
+		{Branch: "main", Repository: "ssh://git@host/a/b", Registry: "[::1]:5000"}:        "",
+		{Branch: "f/x", Repository: "git@host:a/b.git", Registry: "localhost:5000/a/b-c"}: "",
+	} {
+		s := newScenario(t)
+		cmd := CreateProject{ID: "prj_1", Name: "hello", Settings: settings}
+		if code == "" {
+			s.then(cmd, "ProjectNameClaimed", "ProjectCreated")
+			continue
+		}
+		s.refused(cmd, code)
+		if _, err := cmd.Decide(s.state); strings.Contains(err.Error(), "secret") || strings.Contains(err.Error(), "ghp_") {
+			t.Errorf("the refusal tells the secret: %v", err)
+		}
+	}
+}
+
+func TestWhatIsConfiguredFitsIntoWhatFollowsFromIt(t *testing.T) {
+	t.Parallel()
+	s := newScenario(t)
+	s.project()
+	large := DefaultSpec()
+	large.Variables = map[string]string{"A": strings.Repeat("x", 40<<10)}
+	s.refused(ConfigureProject{ID: "prj_1", Specs: map[ServiceID]ServiceSpec{"svc_1": large}}, "BAD_SETTING")
+	many := ConfigureProject{ID: "prj_1"}
+	for i := range 32 {
+		many.Services = append(many.Services, NewService{ServiceID(fmt.Sprint("svc_m", i)), fmt.Sprint("m", i), DefaultSpec()})
+	}
+	s.refused(many, "TOO_MANY")
+	many.Services = many.Services[:15]
+	for i := range 8 {
+		many.Environments = append(many.Environments, NewEnvironment{EnvironmentID(fmt.Sprint("env_m", i)), fmt.Sprint("e", i), "other"})
+	}
+	s.refused(many, "TOO_MANY")
+	many.Environments = many.Environments[:7]
+	if _, err := s.when(many); err != nil {
+		t.Fatal(err)
+	}
+	if p := Of[Project](s.state, ProjectStream("prj_1")); len(p.Services) != 16 || len(p.Environments) != 8 {
+		t.Errorf("%d services, %d environments; a decision must leave the state alone", len(p.Services), len(p.Environments))
+	}
+	s.refused(RequestBuilds{Push: received(1, "aaa")}, "TOO_MANY") // not an error that would hold up the policies
+}
+
+func TestAnyDateOfACommitCanBeReadAgain(t *testing.T) {
+	t.Parallel()
+	for _, seconds := range []int64{0, -1 << 40, 1 << 40, 253402300800, 1 << 55} {
+		e := PushReceived{Timestamp: At(time.Unix(seconds, 0))}
+		body, err := Encode(e, "id", fakeSeal)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Decode("PushReceived", 1, body); err != nil {
+			t.Errorf("%d: %v", seconds, err)
+		}
+	}
+}
+
+func TestNoVariablesAreTheSameAsEmptyOnes(t *testing.T) {
+	t.Parallel()
+	s := newScenario(t)
+	s.project()
+	spec := DefaultSpec()
+	spec.Variables, spec.Command = map[string]string{}, []string{}
+	s.then(ConfigureProject{ID: "prj_1", Specs: map[ServiceID]ServiceSpec{"svc_1": spec}})
 }

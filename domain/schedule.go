@@ -16,6 +16,8 @@ type Work struct {
 	Position  int64     // of the event that asked for it: the order of asking
 	Attempt   AttemptID // running as, empty while waiting
 	Published time.Time // when a job was last sent for it, zero = never
+
+	begun bool // an attempt has been under way
 }
 
 // Queue is all work that isn't over: a fold of the log.
@@ -61,17 +63,23 @@ func (q *Queue) Fold(r Recorded, e Event) {
 		}
 	case BuildSucceeded, BuildFailed, BuildSuperseded, DeploymentSucceeded, DeploymentSuperseded, RolledBack, RollbackFailed:
 		delete(q.Works, subject)
+	case DeploymentFailed:
+		if w != nil && !w.begun { // nothing to undo
+			delete(q.Works, subject)
+		}
 	case DeploymentClaimed:
 		q.slots[r.Stream] = e.Deployment
 	case DeploymentReleased:
-		delete(q.slots, r.Stream)
+		if q.slots[r.Stream] == e.Deployment {
+			delete(q.slots, r.Stream)
+		}
 		delete(q.Works, string(e.Deployment)) // failed with nothing to roll back to
 	}
 }
 
 func (w *Work) start(a AttemptID) {
 	if w != nil {
-		w.Attempt = a
+		w.Attempt, w.begun = a, true
 	}
 }
 

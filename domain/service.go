@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"path"
-	"reflect"
 	"strings"
 )
 
@@ -61,6 +60,13 @@ func DefaultSpec() ServiceSpec {
 	}
 }
 
+// maxSpec bounds a spec in bytes: several events hold it whole, some of them
+// twice, and what was configured must still fit when it is deployed.
+const maxSpec = 32 << 10
+
+// maxProbe bounds each number of a probe; seconds are up to an hour.
+const maxProbe = 3600
+
 // Check gives every problem of the spec, nil when there is none.
 func (s ServiceSpec) Check() []*Refusal {
 	var out []*Refusal
@@ -73,10 +79,13 @@ func (s ServiceSpec) Check() []*Refusal {
 	if s.Dockerfile == "" || !inside(path.Join(s.RootDir, s.Dockerfile)) {
 		bad("dockerfile", fmt.Sprintf("%q isn't a file within the repository", s.Dockerfile), `use a path relative to the root directory, for example "Dockerfile"`)
 	}
-	for name := range s.BuildArgs {
+	for _, name := range sortedKeys(s.BuildArgs) {
 		if strings.HasPrefix(name, "BUILDKIT_") {
 			bad("buildArgs", name+" steers the builder itself", "remove it: names beginning with BUILDKIT_ are reserved")
 		}
+	}
+	if b, err := json.Marshal(s); err != nil || len(b) > maxSpec {
+		bad("variables", fmt.Sprintf("all settings together are over %d KiB", maxSpec>>10), "shorten the variables, build args or command")
 	}
 	if s.Port < 1 || s.Port > 65535 {
 		bad("port", fmt.Sprintf("%d isn't a port", s.Port), "use 1 to 65535, for example 8080")
@@ -90,6 +99,9 @@ func (s ServiceSpec) Check() []*Refusal {
 	for name, p := range map[string]Probe{"startup": s.Health.Startup, "readiness": s.Health.Readiness, "liveness": s.Health.Liveness} {
 		if p.Period < 1 || p.Timeout < 1 || p.Failures < 1 || p.InitialDelay < 0 {
 			bad(name, "period, timeout and failures begin at 1", "for example a period of 5, a timeout of 2 and 3 failures")
+		}
+		if p.Period > maxProbe || p.Timeout > maxProbe || p.InitialDelay > maxProbe || p.Failures > maxProbe {
+			bad(name, fmt.Sprintf("a number is over %d", maxProbe), "for example a period of 5, a timeout of 2 and 3 failures")
 		}
 	}
 	if err := s.Strategy.check(); err != nil {
@@ -113,9 +125,11 @@ func (s ServiceSpec) plan() string {
 	return b.String()
 }
 
-func (s ServiceSpec) equal(o ServiceSpec) bool { return reflect.DeepEqual(s, o) }
+// equal compares what would be stored: no variables and nil ones are the same.
+func (s ServiceSpec) equal(o ServiceSpec) bool { return s.fingerprint() == o.fingerprint() }
 
-// fingerprint is the same for specs that run alike.
+// fingerprint is the same for specs that are stored alike. It stands in the ids
+// of releases, for ever: a new field of ServiceSpec needs omitempty or omitzero.
 func (s ServiceSpec) fingerprint() string {
 	b, err := json.Marshal(s)
 	if err != nil { // a struct of texts and numbers always encodes

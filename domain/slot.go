@@ -13,20 +13,22 @@ type SlotEvent interface {
 
 type inSlot struct{}
 
-func (inSlot) isEvent()   {}
 func (inSlot) slotEvent() {}
 
 // DeploymentAdmitted puts a deployment in line. Only the newest waits; who
 // waited before is superseded in the same decision.
 type DeploymentAdmitted struct {
+	fact
 	inSlot
 
 	Deployment DeploymentID `json:"deployment"`
+	Push       PushID       `json:"push,omitempty"` // that led to it; empty when a person asked for it
 }
 
 // DeploymentClaimed gives the slot to an attempt of the deployment in line, or
 // to the next attempt of the one that has it.
 type DeploymentClaimed struct {
+	fact
 	inSlot
 
 	Deployment   DeploymentID `json:"deployment"`
@@ -36,6 +38,7 @@ type DeploymentClaimed struct {
 
 // DeploymentReleased frees the slot.
 type DeploymentReleased struct {
+	fact
 	inSlot
 
 	Deployment DeploymentID `json:"deployment"`
@@ -43,6 +46,7 @@ type DeploymentReleased struct {
 
 // ReleaseActivated says what serves from now on.
 type ReleaseActivated struct {
+	fact
 	inSlot
 
 	Deployment DeploymentID `json:"deployment"`
@@ -53,14 +57,17 @@ type ReleaseActivated struct {
 // ReleaseQuarantined bars a release that failed: it isn't deployed again until
 // someone lifts it. A mended configuration is another release.
 type ReleaseQuarantined struct {
+	fact
 	inSlot
 
-	Release ReleaseID `json:"release"`
-	Why     string    `json:"why"`
+	Release    ReleaseID    `json:"release"`
+	Deployment DeploymentID `json:"deployment"` // that failed with it
+	Why        string       `json:"why"`        // the title of its diagnosis
 }
 
 // QuarantineLifted lets it go again.
 type QuarantineLifted struct {
+	fact
 	inSlot
 
 	Release ReleaseID `json:"release"`
@@ -104,6 +111,7 @@ type Slot struct {
 	FencingEpoch int64
 	History      []Activation // oldest first, the last one serves
 	Quarantined  map[ReleaseID]string
+	Pushed       DeploymentAdmitted // the last one that a push led to
 }
 
 // Evolve applies an event.
@@ -111,6 +119,9 @@ func (s *Slot) Evolve(e SlotEvent) {
 	switch e := e.(type) {
 	case DeploymentAdmitted:
 		s.Waiting = e.Deployment
+		if e.Push != "" {
+			s.Pushed = e
+		}
 	case DeploymentClaimed:
 		s.Holder, s.FencingEpoch = e.Deployment, e.FencingEpoch
 		if s.Waiting == e.Deployment {

@@ -10,11 +10,11 @@ type WorkerEvent interface {
 
 type inWorker struct{}
 
-func (inWorker) isEvent()     {}
 func (inWorker) workerEvent() {}
 
 // WorkerEnrolled lets a worker claim work of its class.
 type WorkerEnrolled struct {
+	fact
 	inWorker
 
 	Worker    WorkerID `json:"worker"`
