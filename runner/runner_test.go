@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-containerregistry/pkg/name"
@@ -392,13 +393,35 @@ func TestProjectsDoNotShareWhatTheDaemonKeeps(t *testing.T) {
 func TestCancelledBuildLeavesNothing(t *testing.T) {
 	t.Parallel()
 	b := newBed(t, nil)
-	stream := b.want(map[string]string{"Dockerfile": "FROM busybox:stable\nRUN echo " + uuid.NewString() + "; sleep 1000\n"}, nil)
+	mark := uuid.NewString()
+	stream := b.want(map[string]string{"Dockerfile": "FROM busybox:stable\nRUN echo " + mark + "; sleep 1000\n"}, nil)
 	log := b.Await(t, stream, workertest.Has[domain.BuildArgsFiltered])
+	b.AwaitOutput(t, attempt(log), "build", " "+mark+"\n")
 	if err := b.Execute(domain.LoseBuildAttempt{Attempt: attempt(log), Reason: "given up"}); err != nil {
 		t.Fatal(err)
 	}
 	b.AwaitBeat(t, func(h bus.Heartbeat) bool { return len(h.Running) == 0 })
 	b.noWorkspace()
+	ticker := time.NewTicker(50 * time.Millisecond)
+	defer ticker.Stop()
+	for began := time.Now(); running(t, mark); <-ticker.C {
+		if time.Since(began) > 20*time.Second {
+			t.Fatal("the step still runs")
+		}
+	}
+}
+
+// running says whether a process of this machine has the mark in its command line.
+func running(t *testing.T, mark string) bool {
+	t.Helper()
+	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.ContainsFunc(files, func(file string) bool {
+		text, err := os.ReadFile(file)
+		return err == nil && strings.Contains(string(text), mark)
+	})
 }
 
 func TestStoppedRunnerGivesItsBuildBackAndCleansUp(t *testing.T) {

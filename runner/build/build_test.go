@@ -214,7 +214,7 @@ func ownDaemon(t *testing.T) (address string, pid int) {
 	t.Helper()
 	testenv.BuildKit(t) // is built and works at all
 	testenv.BaseImages(t, local.Busybox)
-	home, err := os.MkdirTemp("", "pb") // a socket's path must be short
+	home, err := os.MkdirTemp("", "pb") //nolint:usetesting // a socket's path must be short
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -256,8 +256,7 @@ func TestDaemonThatDiesOrFreezesIsLostAndNotTheBuild(t *testing.T) {
 			if signal == syscall.SIGSTOP {
 				_ = syscall.Kill(pid, syscall.SIGCONT) // so that it can be ended
 			}
-			var lost *build.LostError
-			if !errors.As(err, &lost) {
+			if _, lost := errors.AsType[*build.LostError](err); !lost {
 				t.Errorf("%T: %v", err, err)
 			}
 		})
