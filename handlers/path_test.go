@@ -63,6 +63,7 @@ func newWorld(t *testing.T, open func() bus.Bus) *world {
 }
 
 func inProcess(t *testing.T) func() bus.Bus {
+	t.Helper()
 	b := bus.NewInProcess(bus.Config{})
 	t.Cleanup(func() { _ = b.Close() })
 	return func() bus.Bus { return b }
@@ -99,8 +100,8 @@ func (w *world) goes(name string, run func(context.Context) error) (stop func())
 	return stop
 }
 
-// plane starts a control plane.
-func (w *world) plane() *plane {
+// core opens the log and the keys; nothing runs on them yet.
+func (w *world) core() (*plane, *seal.Keyring) {
 	w.t.Helper()
 	store, err := eventstore.Open(w.t.Context(), eventstore.Config{URL: w.app, Log: w.log})
 	if err != nil {
@@ -119,17 +120,25 @@ func (w *world) plane() *plane {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	b, leases, leaders := w.open(), records.NewClaims(store.Pool()), records.NewLeaders(store.Pool(), w.log)
+	w.goes("store", store.Run)
+	return &plane{store, h, w.open()}, keys
+}
+
+// plane starts a control plane.
+func (w *world) plane() *plane {
+	w.t.Helper()
+	p, keys := w.core()
+	store, h, b := p.store, p.commands, p.bus
+	leases, leaders := records.NewClaims(store.Pool()), records.NewLeaders(store.Pool(), w.log)
 	secrets := func(context.Context, domain.AttemptID, domain.ProjectID, bus.Kind) (map[string]string, error) {
 		return map[string]string{"git-token": "s3cret"}, nil
 	}
-	w.goes("store", store.Run)
 	w.goes("ingest", ingest.New(ingest.Config{Bus: b, Commands: h, Keys: keys, Logs: records.NewLogChunks(store.Pool()), Now: time.Now, Log: w.log}).Run)
 	w.goes("claims", claims.New(claims.Config{Bus: b, Commands: h, Leases: leases, Keys: keys, Secrets: secrets, Now: time.Now, Log: w.log}).Run)
 	w.goes("policies", policies.New(policies.Config{Store: store, Commands: h, Leader: leaders, NewID: newID, Now: time.Now, Log: w.log}).Run)
 	w.goes("schedule", schedule.New(schedule.Config{Store: store, Commands: h, Bus: b, Leader: leaders, Leases: leases, Now: time.Now, Log: w.log, Lease: 3 * time.Second}).Run)
 	w.goes("relay", relay.New(relay.Config{Store: store, Bus: b, Leader: leaders, Log: w.log}).Run)
-	return &plane{store, h, b}
+	return p
 }
 
 // worker enrolls and starts one.

@@ -68,7 +68,7 @@ func TestAJobThatEveryWorkerFailsOnEndsAsAFailureEvent(t *testing.T) {
 				t.Errorf("the job was tried %d times, want 8", n)
 			}
 			for r, err := range p.store.Read(t.Context(), eventstore.Query{Types: []string{"BuildFailed"}}) {
-				var body struct{ Diagnosis domain.Diagnosis }
+				var body domain.BuildFailed
 				if err == nil {
 					err = json.Unmarshal(r.Body, &body)
 				}
@@ -113,8 +113,10 @@ func TestAReportThatFailsThreeTimesIsCalledFourTimesAndStoredOnce(t *testing.T) 
 				t.Errorf("the handler was called %d times, want 4", n)
 			}
 			n := 0
-			for range p.store.Read(t.Context(), eventstore.Query{Types: []string{"BuildFailed"}}) {
-				n++
+			for _, err := range p.store.Read(t.Context(), eventstore.Query{Types: []string{"BuildFailed"}}) {
+				if n++; err != nil {
+					t.Error(err)
+				}
 			}
 			if n != 1 {
 				t.Errorf("%d events, want 1", n)

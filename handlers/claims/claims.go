@@ -16,6 +16,8 @@ import (
 	"log/slog"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/pipeops/pipeops/domain"
 	"github.com/pipeops/pipeops/handlers/commands"
 	"github.com/pipeops/pipeops/internal/bus"
@@ -45,10 +47,10 @@ func New(cfg Config) *Claims { return &Claims{cfg} }
 
 // Run answers claims and heartbeats until ctx ends.
 func (c *Claims) Run(ctx context.Context) error {
-	errs := make(chan error, 2)
-	go func() { errs <- c.cfg.Bus.ConsumeClaims(ctx, c.Claim) }()
-	go func() { errs <- c.cfg.Bus.ConsumeHeartbeats(ctx, c.Heartbeat) }()
-	return errors.Join(<-errs, <-errs)
+	g, ctx := errgroup.WithContext(ctx) // one alone would be half a control plane
+	g.Go(func() error { return c.cfg.Bus.ConsumeClaims(ctx, c.Claim) })
+	g.Go(func() error { return c.cfg.Bus.ConsumeHeartbeats(ctx, c.Heartbeat) })
+	return g.Wait()
 }
 
 // Claim answers one claim. An error means that it shall be delivered again;
@@ -127,6 +129,9 @@ func (c *Claims) grant(ctx context.Context, claim bus.Claim, cmd domain.Command,
 	var granted domain.AttemptID
 	var project domain.ProjectID
 	var context any
+	holds := func(worker domain.WorkerID, incarnation string) bool {
+		return worker == claim.Worker && incarnation == claim.Incarnation
+	}
 	for _, r := range result.Events {
 		e, err := r.Decode()
 		if err != nil {
@@ -141,7 +146,7 @@ func (c *Claims) grant(ctx context.Context, claim bus.Claim, cmd domain.Command,
 			if b.Pushed != nil {
 				g.Digest = b.Pushed.Digest
 			}
-			if b.Attempt() != granted || !b.Running {
+			if b.Attempt() != granted || !b.Running || !holds(e.Worker, e.Incarnation) {
 				return bus.Grant{}, overtaken(granted)
 			}
 		case domain.DeploymentStarted:
@@ -149,7 +154,7 @@ func (c *Claims) grant(ctx context.Context, claim bus.Claim, cmd domain.Command,
 			d := domain.Of[domain.Deployment](state, r.Stream)
 			project, context = d.Request.Project, domain.DeployContext{Request: d.Request, Previous: e.Previous, Deadline: e.Deadline}
 			g.FencingEpoch, g.Sequence, g.Rollback = e.FencingEpoch, d.Sequence, d.Undoing
-			if d.Attempt() != granted || !d.Running {
+			if d.Attempt() != granted || !d.Running || !holds(e.Worker, e.Incarnation) {
 				return bus.Grant{}, overtaken(granted)
 			}
 		}
@@ -169,7 +174,7 @@ func (c *Claims) grant(ctx context.Context, claim bus.Claim, cmd domain.Command,
 }
 
 func overtaken(a domain.AttemptID) *domain.Refusal {
-	return &domain.Refusal{Code: "STALE", Message: "attempt " + string(a) + " isn't the current one any more"}
+	return &domain.Refusal{Code: "STALE", Message: "attempt " + string(a) + " isn't the current one any more, or isn't this worker's"}
 }
 
 func (c *Claims) sealed(ctx context.Context, claim bus.Claim, attempt domain.AttemptID, project domain.ProjectID) ([]byte, error) {

@@ -79,8 +79,10 @@ func (h *Handler) LoseAttempt(ctx context.Context, a domain.AttemptID, reason st
 	return err
 }
 
-// Fail ends a waiting build or deployment that can't be handed out.
-func (h *Handler) Fail(ctx context.Context, subject string, d domain.Diagnosis, at time.Time) error {
+// Fail ends a waiting build or deployment that can't be handed out. The id is
+// that of the message that told so: a deployment may fail so twice, when its
+// roll-back can't be handed out either.
+func (h *Handler) Fail(ctx context.Context, id, subject string, d domain.Diagnosis, at time.Time) error {
 	stream := domain.AttemptID(subject + "." + strconv.Itoa(1)).Stream()
 	origin, err := h.Origin(ctx, stream)
 	if err != nil {
@@ -91,7 +93,7 @@ func (h *Handler) Fail(ctx context.Context, subject string, d domain.Diagnosis, 
 		cmd = domain.FailDeployment{Deployment: domain.DeploymentID(subject), Diagnosis: d}
 	}
 	_, err = h.Execute(ctx, cmd, Meta{
-		CommandID: domain.Derive("fail", subject, d.Code), Actor: "ingest", At: at, Project: origin.ProjectID,
+		CommandID: domain.Derive("fail", subject, d.Code, id), Actor: "ingest", At: at, Project: origin.ProjectID,
 		CorrelationID: origin.CorrelationID, CausationID: origin.ID, Trace: origin.Trace,
 	})
 	return err

@@ -92,6 +92,14 @@ func WithMove(m eventstore.CursorMove) Option { return func(e *extras) { e.move 
 // WithAttachment stores bytes beside the first event of the decision.
 func WithAttachment(a eventstore.Attachment) Option { return func(e *extras) { e.attachment = &a } }
 
+// Unwritable says whether err will come again whenever the command is decided:
+// what it decides breaks a limit of the store. Trying again helps nobody.
+func Unwritable(err error) bool {
+	_, invalid := errors.AsType[*eventstore.InvalidError](err)
+	_, large := errors.AsType[*eventstore.TooLargeError](err)
+	return invalid || large
+}
+
 // maxRaces bounds how often a command is decided again; one that loses so
 // often meets a livelock, which is a defect.
 const maxRaces = 100

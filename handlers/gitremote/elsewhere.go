@@ -8,7 +8,7 @@ import (
 
 // passedOn marks a request that another server has passed on, so that two that
 // both don't lead don't send it to and fro.
-const passedOn = "Pipeops-Passed-On"
+const passedOn = "Pipeops-Passed-On" //nolint:gosec // the name of a header
 
 // passOn hands a request to the server that holds the repositories.
 func (r *Remote) passOn(w http.ResponseWriter, req *http.Request) {

@@ -13,8 +13,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"regexp"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/pipeops/pipeops/domain"
 	"github.com/pipeops/pipeops/handlers/commands"
@@ -46,19 +49,19 @@ func New(cfg Config) *Ingest { return &Ingest{cfg: cfg} }
 
 // Run stores until ctx ends.
 func (i *Ingest) Run(ctx context.Context) error {
-	errs := make(chan error, 3)
-	go func() { errs <- i.cfg.Bus.ConsumeReports(ctx, i.Report) }()
-	go func() { errs <- i.cfg.Bus.ConsumeLogChunks(ctx, i.LogChunk) }()
-	go func() { errs <- i.cfg.Bus.ConsumeDead(ctx, i.Dead) }()
-	return errors.Join(<-errs, <-errs, <-errs)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return i.cfg.Bus.ConsumeReports(ctx, i.Report) })
+	g.Go(func() error { return i.cfg.Bus.ConsumeLogChunks(ctx, i.LogChunk) })
+	g.Go(func() error { return i.cfg.Bus.ConsumeDead(ctx, i.Dead) })
+	return g.Wait()
 }
 
 // Report stores the items of one report and answers how far the attempt is.
 func (i *Ingest) Report(ctx context.Context, r bus.Report) error {
-	if _, _, err := r.Attempt.Split(); err != nil || !i.cfg.Keys.CheckAttemptToken(r.Attempt, r.Incarnation, r.Token) {
+	if _, _, err := r.Attempt.Split(); err != nil || r.First < 1 || !i.cfg.Keys.CheckAttemptToken(r.Attempt, r.Incarnation, r.Token) {
 		i.Forged.Add(1)
 		i.cfg.Log.WarnContext(ctx, "report with a wrong token is dropped", "attempt", r.Attempt)
-		return nil
+		return nil //nolint:nilerr // said above, and the sender gets no answer
 	}
 	cancel, err := i.items(ctx, r)
 	if err != nil {
@@ -80,7 +83,8 @@ func (i *Ingest) Report(ctx context.Context, r bus.Report) error {
 }
 
 // items stores items until one isn't accepted. The text says why the worker
-// shall stop.
+// shall stop. An attempt whose item can never be stored is given up at once,
+// with the reason: nothing that it does later could be stored either.
 func (i *Ingest) items(ctx context.Context, r bus.Report) (cancel string, err error) {
 	class := "build"
 	if r.Attempt.Stream().Kind() == "deployment" {
@@ -91,7 +95,7 @@ func (i *Ingest) items(ctx context.Context, r bus.Report) (cancel string, err er
 		if err != nil {
 			i.Forged.Add(1)
 			i.cfg.Log.WarnContext(ctx, "report item is dropped", "attempt", r.Attempt, "err", err)
-			return err.Error(), nil
+			return err.Error(), i.lose(ctx, r.Attempt, err)
 		}
 		_, err = i.cfg.Commands.Report(ctx, r.Attempt, r.First+int64(n), e, item.At.Time, "worker")
 		var refusal *domain.Refusal
@@ -105,7 +109,11 @@ func (i *Ingest) items(ctx context.Context, r bus.Report) (cancel string, err er
 		case errors.As(err, &refusal):
 			i.Refused.Add(1)
 			i.cfg.Log.WarnContext(ctx, "report item is refused", "attempt", r.Attempt, "err", refusal)
-			return refusal.Message, nil
+			return refusal.Message, i.lose(ctx, r.Attempt, refusal)
+		case commands.Unwritable(err):
+			i.Refused.Add(1)
+			i.cfg.Log.WarnContext(ctx, "report item can't be stored", "attempt", r.Attempt, "err", err)
+			return "item " + item.Type + " can't be stored", i.lose(ctx, r.Attempt, err)
 		case err != nil:
 			return "", bus.Later(fmt.Errorf("store item %d of %s: %w", r.First+int64(n), r.Attempt, err))
 		}
@@ -113,9 +121,28 @@ func (i *Ingest) items(ctx context.Context, r bus.Report) (cancel string, err er
 	return "", nil
 }
 
+// lose gives up an attempt because of what its worker reported.
+func (i *Ingest) lose(ctx context.Context, a domain.AttemptID, why error) error {
+	reason := "its worker reported what can't be accepted: " + why.Error()
+	err := i.cfg.Commands.LoseAttempt(ctx, a, reason, i.cfg.Now())
+	if _, unknown := errors.AsType[*domain.Refusal](err); unknown {
+		return nil // the log was restored to before the attempt
+	}
+	if err != nil {
+		return bus.Later(fmt.Errorf("give up %s: %w", a, err))
+	}
+	return nil
+}
+
+// maxLog bounds where a chunk of output may begin; workers stop long before it.
+const maxLog = 1 << 32
+
+var streamName = regexp.MustCompile(`^[a-z0-9-]{1,40}$`)
+
 // LogChunk keeps one chunk of output.
 func (i *Ingest) LogChunk(ctx context.Context, c bus.LogChunk) error {
-	if !i.cfg.Keys.CheckAttemptToken(c.Attempt, c.Incarnation, c.Token) {
+	wrong := c.Offset < 0 || c.Offset > maxLog || len(c.Bytes) > bus.MaxBody || !streamName.MatchString(c.Stream)
+	if wrong || !i.cfg.Keys.CheckAttemptToken(c.Attempt, c.Incarnation, c.Token) {
 		i.Forged.Add(1)
 		return nil
 	}
@@ -130,19 +157,28 @@ func (i *Ingest) Dead(ctx context.Context, d bus.Dead) error {
 	i.cfg.Log.ErrorContext(ctx, "message ended in the dead letters", "queue", d.Queue, "err", d.Reason)
 	subject, reason := deadSubject(d.Message.Body)
 	if subject == "" {
-		return nil
+		return i.deadReport(ctx, d)
 	}
-	err := i.cfg.Commands.Fail(ctx, subject, domain.Diagnosis{
+	err := i.cfg.Commands.Fail(ctx, d.Message.ID, subject, domain.Diagnosis{
 		Code: "DEAD_LETTER", Title: "Not started: its message could not be handled", Step: d.Queue,
 		Error: d.Reason, Reason: reason,
 		Fixes: []string{"Look at the log of `pipeops serve` and of the workers for the cause", "Start it again once the cause is gone"},
 		Run:   "pipeops doctor",
 	}, i.cfg.Now())
-	var refusal *domain.Refusal
-	if errors.As(err, &refusal) {
+	if _, unknown := errors.AsType[*domain.Refusal](err); unknown {
 		return nil
 	}
 	return bus.Later(err)
+}
+
+// deadReport gives up the attempt whose report nobody could handle: its worker
+// would send it again for ever.
+func (i *Ingest) deadReport(ctx context.Context, d bus.Dead) error {
+	var r bus.Report
+	if err := json.Unmarshal(d.Message.Body, &r); err != nil || len(r.Items) == 0 || !i.cfg.Keys.CheckAttemptToken(r.Attempt, r.Incarnation, r.Token) {
+		return nil //nolint:nilerr // whatever it was, it is about no attempt of ours
+	}
+	return i.lose(ctx, r.Attempt, errors.New("its report could not be handled: "+d.Reason))
 }
 
 // deadSubject finds what a dead job or claim was about.

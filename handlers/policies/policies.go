@@ -3,7 +3,9 @@
 //
 // It reads the log from its own cursor. The outcome of a command and the
 // cursor move in one append, which also fences a second leader: whoever loses
-// the compare-and-set starts again from the stored cursor.
+// the compare-and-set starts again from the stored cursor. What can never be
+// decided, now or later, is left out, so that one project's event doesn't hold
+// up all others; what a newer version wrote holds up until this one is upgraded.
 package policies
 
 import (
@@ -48,7 +50,7 @@ func (p *Policies) Run(ctx context.Context) error {
 		for {
 			err := p.follow(ctx)
 			if context.Cause(ctx) != nil {
-				return nil
+				return nil //nolint:nilerr // ended from outside: what follow met on the way out is no news
 			}
 			p.cfg.Log.WarnContext(ctx, "policies start again from their cursor", "err", err)
 			if !pause(ctx, time.Second) {
@@ -101,9 +103,14 @@ func (p *Policies) answer(ctx context.Context, r domain.Recorded, at domain.Curs
 		CommandID: domain.Derive("policy", r.ID), Actor: "policy", At: p.cfg.Now(), Project: r.ProjectID,
 		CorrelationID: r.CorrelationID, CausationID: r.ID, Trace: r.Trace,
 	}, move)
-	var refusal *domain.Refusal
-	if errors.As(err, &refusal) {
-		p.cfg.Log.InfoContext(ctx, "policy refused", "position", r.Cursor.Position, "err", refusal)
+	refusal, refused := errors.AsType[*domain.Refusal](err)
+	if refused {
+		p.cfg.Log.WarnContext(ctx, "policy refused", "position", r.Cursor.Position, "err", refusal)
+	} else if commands.Unwritable(err) {
+		p.cfg.Log.ErrorContext(ctx, "what follows from an event can't be recorded; it is left out", "position", r.Cursor.Position, "type", r.Type, "project", r.ProjectID, "err", err)
+		refused = true
+	}
+	if refused {
 		return p.cfg.Commands.Move(ctx, eventstore.CursorMove{Name: cursorName, From: at, To: r.Cursor})
 	}
 	return err

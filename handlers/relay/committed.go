@@ -75,8 +75,7 @@ func (r *Relay) follow(ctx context.Context) error {
 func (r *Relay) RunOnce(ctx context.Context, at domain.Cursor, batch eventstore.Batch) (domain.Cursor, error) {
 	for _, e := range batch.Events {
 		err := r.cfg.Bus.PublishCommitted(ctx, bus.NewCommitted(e))
-		var large *bus.TooLargeError
-		if errors.As(err, &large) {
+		if _, large := errors.AsType[*bus.TooLargeError](err); large {
 			r.cfg.Log.ErrorContext(ctx, "event is too large for the bus; readers of the log have it", "position", e.Cursor.Position)
 		} else if err != nil {
 			return at, fmt.Errorf("publish %s: %w", e.Cursor, err)

@@ -107,6 +107,7 @@ func (s *Scheduler) loop(ctx context.Context, batches <-chan eventstore.Batch, f
 		return fmt.Errorf("read the head: %w", err)
 	}
 	var queue domain.Queue
+	var heard hearing
 	caughtUp := head.Position == 0
 	tick := time.NewTicker(s.cfg.Tick)
 	defer tick.Stop()
@@ -126,7 +127,7 @@ func (s *Scheduler) loop(ctx context.Context, batches <-chan eventstore.Batch, f
 			}
 			caughtUp = caughtUp || b.Cursor.Position >= head.Position
 		case <-tick.C:
-			if err := s.lapse(ctx, &queue, caughtUp); err != nil {
+			if err := s.lapse(ctx, &queue, &heard, caughtUp); err != nil {
 				return err
 			}
 		}
@@ -184,7 +185,7 @@ func (s *Scheduler) supersede(ctx context.Context, r domain.Replaced) error {
 	if err != nil {
 		return err
 	}
-	_, err = s.cfg.Commands.Execute(ctx, domain.SupersedeBuild{Build: r.Build, By: r.By}, commands.Meta{
+	_, err = s.cfg.Commands.Execute(ctx, domain.SupersedeBuild(r), commands.Meta{
 		CommandID: domain.Derive("supersede", string(r.Build)), Actor: "scheduler", At: s.cfg.Now(), Project: origin.ProjectID,
 		CorrelationID: origin.CorrelationID, CausationID: origin.ID, Trace: origin.Trace,
 	})
