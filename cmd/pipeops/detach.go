@@ -20,7 +20,10 @@ import (
 	"github.com/pipeops/pipeops/internal/config"
 )
 
-var errSlow = errors.New("it took too long")
+var (
+	errSlow  = errors.New("it took too long")
+	errEnded = errors.New("the process is gone")
+)
 
 // detach starts `up` in the background unless it runs, waits until it is
 // ready, and pushes the sample.
@@ -102,7 +105,7 @@ func background(ctx context.Context, cfg config.Config, f upFlags) error {
 	case err := <-ready:
 		return err
 	case err := <-ended:
-		return fmt.Errorf("it ended before it was ready (%v); the end of %s:\n%s", err, logFile, tail(logFile, 15))
+		return fmt.Errorf("it ended before it was ready: %w; the end of %s:\n%s", errors.Join(errEnded, err), logFile, tail(logFile, 15))
 	}
 }
 

@@ -297,8 +297,7 @@ func cutSubscription(t *testing.T, s *system) {
 				})
 			stop()
 			cuts++
-			var refused *coded
-			if errors.As(err, &refused) {
+			if _, refused := errors.AsType[*coded](err); refused {
 				t.Errorf("cut %d: %v", cuts, err)
 				return
 			}

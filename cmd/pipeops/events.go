@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"strconv"
 	"strings"
 	"time"
@@ -74,14 +75,14 @@ type batch struct {
 // pages reads the log up to its head.
 func (c *client) pages(ctx context.Context, after string, filter map[string]any, each func(domain.Line) error) error {
 	vars := map[string]any{"first": 500}
-	for k, v := range filter {
-		vars[k] = v
-	}
+	maps.Copy(vars, filter)
 	for {
 		if after != "" {
 			vars["after"] = after
 		}
-		var out struct{ Events batch }
+		var out struct {
+			Events batch `json:"events"`
+		}
 		err := c.do(ctx, `query($after: Cursor, $project: ID, $types: [String!], $first: Int!) {
 			events(after: $after, project: $project, types: $types, first: $first) { events `+eventFields+` cursor more } }`, vars, &out)
 		if err != nil {
@@ -106,7 +107,9 @@ func (c *client) follow(ctx context.Context, after string, filter map[string]any
 		}
 		err := c.subscribe(ctx, `subscription($after: Cursor, $filter: EventFilter) {
 			events(after: $after, filter: $filter) { events `+eventFields+` cursor } }`, vars, func(data json.RawMessage) error {
-			var out struct{ Events batch }
+			var out struct {
+				Events batch `json:"events"`
+			}
 			if err := json.Unmarshal(data, &out); err != nil {
 				return err
 			}
@@ -116,7 +119,7 @@ func (c *client) follow(ctx context.Context, after string, filter map[string]any
 		var final *coded
 		switch {
 		case errors.Is(err, errEnough), context.Cause(ctx) != nil:
-			return nil
+			return nil //nolint:nilerr // the end that was wanted
 		case errors.As(err, &final):
 			return err
 		}
@@ -160,12 +163,13 @@ func (p printer) print(l domain.Line) error {
 // gist is what a body says in a few words.
 func gist(data json.RawMessage) string {
 	var d struct {
-		Name, Commit, Reference, Reason, Message string
-		Diagnosis                                *diagnosis
+		Name      string     `json:"name"`
+		Commit    string     `json:"commit"`
+		Reference string     `json:"reference"`
+		Reason    string     `json:"reason"`
+		Diagnosis *diagnosis `json:"diagnosis"`
 	}
-	if json.Unmarshal(data, &d) != nil {
-		d.Message = "" // a field of that name with another shape: the types above are enough
-	}
+	_ = json.Unmarshal(data, &d) // a field of that name with another shape says nothing here
 	switch {
 	case d.Diagnosis != nil:
 		return "  " + d.Diagnosis.Title + ": " + d.Diagnosis.Error

@@ -46,8 +46,7 @@ func (c *coded) Error() string { return c.err.Error() }
 func (c *coded) Unwrap() error { return c.err }
 
 func exitCode(err error) int {
-	var c *coded
-	if errors.As(err, &c) {
+	if c, ok := errors.AsType[*coded](err); ok {
 		return c.code
 	}
 	return exitFailure

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -285,9 +286,7 @@ func (a *sampleApp) commit(mode string, files map[string]string) string {
 		"main.go": strings.Replace(webApp, "MODE", mode, 1), "go.mod": "module app\n\ngo 1.26\n", "Dockerfile": dockerfile,
 		"stamp": time.Now().String(),
 	}
-	for name, text := range files {
-		all[name] = text
-	}
+	maps.Copy(all, files)
 	for name, text := range all {
 		if err := os.WriteFile(filepath.Join(a.work, name), []byte(text), 0o600); err != nil {
 			a.t.Fatal(err)
@@ -393,7 +392,7 @@ func (a *sampleApp) serves(address, commit string) {
 	a.t.Helper()
 	eventually(a.t, 30*time.Second, "the commit is served", func() error {
 		if got, err := get(a.t.Context(), address); got != commit {
-			return fmt.Errorf("serves %q, %v; want %s", got, err, commit)
+			return fmt.Errorf("serves %q, %w; want %s", got, err, commit)
 		}
 		return nil
 	})

@@ -53,7 +53,7 @@ type service interface {
 }
 
 // work runs one worker of its own process.
-func work(ctx context.Context, cfg config.Config, class bus.Kind, make func(bus.Bus, identity, *slog.Logger) (service, error)) error {
+func work(ctx context.Context, cfg config.Config, class bus.Kind, open func(bus.Bus, identity, *slog.Logger) (service, error)) error {
 	log := logger()
 	id, release, err := loadIdentity(identityFile(cfg.Home, class), class)
 	if err != nil {
@@ -65,7 +65,7 @@ func work(ctx context.Context, cfg config.Config, class bus.Kind, make func(bus.
 		return fmt.Errorf("connect to the broker: %w", err)
 	}
 	defer b.Close()
-	w, err := make(b, id, log)
+	w, err := open(b, id, log)
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -90,12 +91,7 @@ func scheme(text string, want ...string) bool {
 	if err != nil {
 		return false
 	}
-	for _, w := range want {
-		if u.Scheme == w {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(want, u.Scheme)
 }
 
 func or(a, b string) string {
