@@ -433,7 +433,7 @@ func TestSubscriptionsOfReadModelsTickWhenTheyChange(t *testing.T) {
 	w.report(domain.NewAttemptID(string(build), 1), domain.LayerBuilt{Name: "[1/2] RUN make", Duration: 10})
 	wait("timeline", `"builds":[{"phase":"RUNNING","step":"[1/2] RUN make"}]`)
 	digest := "sha256:1"
-	w.report(domain.NewAttemptID(string(build), 1), domain.ImagePushed{Reference: "r@" + digest, Digest: digest},
+	w.report(domain.NewAttemptID(string(build), 1), domain.ImagePushed{Reference: "registry.test/hello@" + digest, Digest: digest},
 		domain.ImageTagged{Reference: "r:1", Digest: digest}, domain.BuildSucceeded{Digest: digest})
 	w.deployment(project, domain.DeploymentSucceeded{Digest: digest, Available: 1, Address: "hello.svc:80"})
 	wait("timeline", `"status":"LIVE"`)

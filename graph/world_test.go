@@ -268,9 +268,10 @@ func (w *world) report(a domain.AttemptID, items ...domain.Event) {
 // build takes a build to its image.
 func (w *world) build(project domain.ProjectID, id domain.BuildID) {
 	w.t.Helper()
-	digest := "sha256:" + last[domain.BuildRequested](w, project).Commit
+	asked := last[domain.BuildRequested](w, project)
+	digest := "sha256:" + asked.Commit
 	w.do(project, domain.ClaimBuild{Build: id, Worker: "wrk_1", Incarnation: "i1"})
-	w.report(domain.NewAttemptID(string(id), 1), domain.ImagePushed{Reference: "registry.test/app@" + digest, Digest: digest},
+	w.report(domain.NewAttemptID(string(id), 1), domain.ImagePushed{Reference: asked.Image + "@" + digest, Digest: digest},
 		domain.ImageTagged{Reference: "registry.test/app:1", Digest: digest}, domain.BuildSucceeded{Digest: digest})
 }
 

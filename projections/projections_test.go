@@ -321,7 +321,7 @@ func TestTheTimelineTellsAPushInWords(t *testing.T) {
 	}{
 		{live, projections.PushLive, []string{
 			"Push of COMMIT to main received", "Build of registry.test/app requested (COMMIT)", "Build started",
-			"Source fetched: 3 files, 2.0 KiB", "Built: [1/2] RUN make (2.4 s)", "Image pushed: registry.test/hello@DIGEST, 5.0 MiB",
+			"Source fetched: 3 files, 2.0 KiB", "Built: [1/2] RUN make (2.4 s)", "Image pushed: registry.test/app@DIGEST, 5.0 MiB",
 			"Build succeeded (1m1s)", "Deployment of app to production requested", "app to production: rollout started",
 			"app to production: 2 of 2 pods available", "app to production: live at app.svc:80 (1.2 s)",
 		}},
