@@ -41,13 +41,13 @@ func beWorker(url string) error {
 		Heartbeat: 100 * time.Millisecond, Pause: time.Second, GiveUp: 2 * time.Second,
 		Do: func(ctx context.Context, a *worker.Attempt) error {
 			for a.Effect(ctx) == nil {
-				fmt.Println("effect")
+				fmt.Fprintln(os.Stdout, "effect")
 				select {
 				case <-ctx.Done():
 				case <-time.After(10 * time.Millisecond):
 				}
 			}
-			fmt.Println("stopped:", context.Cause(ctx))
+			fmt.Fprintln(os.Stdout, "stopped:", context.Cause(ctx))
 			return context.Cause(ctx)
 		},
 	})
