@@ -83,9 +83,9 @@ func statement(ctx context.Context, conn *pgx.Conn, batch []*request) pgx.Row {
 		c.add(int32(i+1), r)
 	}
 	return conn.QueryRow(ctx, `SELECT epoch, base, exceptions FROM pipeops.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10,
-		$11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30)`,
+		$11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31)`,
 		c.writeCaller, c.writeStream, c.writeExpected,
-		c.eventWrite, c.eventOffset, c.id, c.project, c.kind, c.schemaVersion, c.body, c.occurredAt, c.actor,
+		c.eventWrite, c.eventOffset, c.eventStream, c.id, c.project, c.kind, c.schemaVersion, c.body, c.occurredAt, c.actor,
 		c.correlation, c.causation, c.attempt, c.attemptSeq, c.trace,
 		c.moveCaller, c.moveName, c.fromEpoch, c.fromPosition, c.toEpoch, c.toPosition,
 		c.attachmentCaller, c.attachmentID, c.attachmentEvent, c.attachmentProject, c.contentType, c.keyID, c.sealed)
@@ -107,6 +107,7 @@ type columns struct {
 	writeExpected []int64
 
 	eventWrite, eventOffset                                      []int32
+	eventStream                                                  []string
 	id                                                           [][16]byte
 	project, kind, actor, correlation, causation, trace, attempt []string
 	schemaVersion                                                []int32
@@ -131,7 +132,7 @@ func (c *columns) add(caller int32, r *request) {
 		c.writeStream = append(c.writeStream, string(w.Stream))
 		c.writeExpected = append(c.writeExpected, w.Expected)
 		for i, e := range w.Events {
-			c.addEvent(int32(len(c.writeCaller)), int32(i+1), r.ids[next], e) //nolint:gosec // a few hundred
+			c.addEvent(place{int32(len(c.writeCaller)), int32(i + 1), w.Stream}, r.ids[next], e) //nolint:gosec // a few hundred
 			next++
 		}
 	}
@@ -154,9 +155,16 @@ func (c *columns) add(caller int32, r *request) {
 	}
 }
 
-func (c *columns) addEvent(write, offset int32, id [16]byte, e NewEvent) {
-	c.eventWrite = append(c.eventWrite, write)
-	c.eventOffset = append(c.eventOffset, offset)
+// place is where an event stands in a statement: the number of its write and its offset there, both from 1.
+type place struct {
+	write, offset int32
+	stream        domain.Stream
+}
+
+func (c *columns) addEvent(at place, id [16]byte, e NewEvent) {
+	c.eventWrite = append(c.eventWrite, at.write)
+	c.eventOffset = append(c.eventOffset, at.offset)
+	c.eventStream = append(c.eventStream, string(at.stream))
 	c.id = append(c.id, id)
 	c.project = append(c.project, string(e.ProjectID))
 	c.kind = append(c.kind, e.Type)

@@ -3,7 +3,7 @@
 //
 // It keeps: positions are 1, 2, 3, … in commit order without a gap, and a reader that has seen N never meets a new
 // event at or below N; of two writers who expect the same version of a stream one wins; an event id appended twice is
-// one event; nothing recorded ever changes. DESIGN: docs/architecture.md.
+// one event; nothing recorded ever changes. See docs/architecture.md.
 //
 //	store, err := eventstore.Open(ctx, eventstore.Config{URL: url, Log: log})
 //	defer store.Close()

@@ -103,8 +103,8 @@ $$;
 -- The client sees to it that no two callers of a call share a stream, an id or a cursor. Callers are numbered from 1.
 --
 -- Three sets of parallel arrays: the streams that callers write to, each with the version that it must have
--- (-1: any); the events, each with the number of its write and its offset within it, both from 1; cursor moves; and
--- attachments.
+-- (-1: any); the events, each with the number of its write and its offset within it, both from 1, and the stream of
+-- that write; cursor moves; and attachments.
 --
 -- It answers with the epoch and the position that the first new event follows. New events of the callers that
 -- are not in exceptions (null: none) have the positions after it, in order. Each exception is an object with the caller
@@ -115,8 +115,8 @@ $$;
 --   cursor    a cursor stands elsewhere: name, epoch, position
 CREATE FUNCTION pipeops.append(
     write_caller integer[], write_stream text[], write_expected bigint[],
-    event_write integer[], event_offset integer[], event_id uuid[], event_project text[], event_type text[],
-    event_schema_version integer[], event_body bytea[], event_occurred_at timestamptz[], event_actor text[],
+    event_write integer[], event_offset integer[], event_stream text[], event_id uuid[], event_project text[],
+    event_type text[], event_schema_version integer[], event_body bytea[], event_occurred_at timestamptz[], event_actor text[],
     event_correlation_id text[], event_causation_id text[], event_attempt text[], event_attempt_seq bigint[],
     event_trace text[],
     move_caller integer[], move_name text[], move_from_epoch bigint[], move_from_position bigint[],
@@ -133,6 +133,7 @@ DECLARE
     actual bigint[];
     refused integer[] := '{}'; -- callers that write nothing, known ones among them
     known integer[] := '{}';   -- callers whose events are all there already
+    skipped integer[];         -- how many events before each one are not written, -1 for one of these; null: all are
     more jsonb;
     switch text;
 BEGIN
@@ -145,11 +146,9 @@ BEGIN
     -- Ids come before versions: a repeat is answered as the first time, whatever has happened since.
     IF EXISTS (SELECT FROM unnest(event_id) AS i (id) JOIN events e ON e.id = i.id) THEN
         WITH wanted AS (
-            SELECT w.caller, w.stream, i.id, i.type, i.body, e.position, e.log_epoch,
-                   e.id IS NOT NULL AS is_there,
-                   e.stream = w.stream AND e.type = i.type AND sha256(e.body) = sha256(i.body) AS is_same
-            FROM unnest(event_write, event_id, event_type, event_body) AS i (write, id, type, body)
-            JOIN unnest(write_caller, write_stream) WITH ORDINALITY AS w (caller, stream, number) ON w.number = i.write
+            SELECT write_caller[i.write] AS caller, i.id, e.position, e.log_epoch, e.id IS NOT NULL AS is_there,
+                   e.stream = i.stream AND e.type = i.type AND sha256(e.body) = sha256(i.body) AS is_same
+            FROM unnest(event_write, event_stream, event_id, event_type, event_body) AS i (write, stream, id, type, body)
             LEFT JOIN events e ON e.id = i.id
         ), judged AS (
             SELECT w.caller, bool_and(w.is_there AND w.is_same) AS is_known,
@@ -223,20 +222,26 @@ BEGIN
         END IF;
     END IF;
 
+    IF cardinality(refused) > 0 THEN
+        SELECT array_agg(CASE WHEN e.is_out THEN -1 ELSE e.out_before END ORDER BY e.number) INTO skipped
+        FROM (
+            SELECT i.number, write_caller[i.write] = ANY (refused) AS is_out,
+                   count(*) FILTER (WHERE write_caller[i.write] = ANY (refused)) OVER (ORDER BY i.number) AS out_before
+            FROM unnest(event_write) WITH ORDINALITY AS i (write, number)
+        ) e;
+    END IF;
     switch := set_config('pipeops.appending', 'yes', true);
     INSERT INTO events (position, log_epoch, stream, version, id, project_id, type, schema_version, body, occurred_at,
                         recorded_at, actor, correlation_id, causation_id, attempt, attempt_seq, trace)
-    SELECT base + row_number() OVER (ORDER BY i.number), epoch, w.stream, w.actual + i.ofs, i.id, i.project_id, i.type,
-           i.schema_version, i.body, i.occurred_at, latest, i.actor, i.correlation_id, i.causation_id, i.attempt,
+    SELECT base + i.number - coalesce(skipped[i.number], 0), epoch, i.stream, actual[i.write] + i.ofs, i.id, i.project_id,
+           i.type, i.schema_version, i.body, i.occurred_at, latest, i.actor, i.correlation_id, i.causation_id, i.attempt,
            i.attempt_seq, i.trace
-    FROM unnest(event_write, event_offset, event_id, event_project, event_type, event_schema_version, event_body,
-                event_occurred_at, event_actor, event_correlation_id, event_causation_id, event_attempt,
+    FROM unnest(event_write, event_offset, event_stream, event_id, event_project, event_type, event_schema_version,
+                event_body, event_occurred_at, event_actor, event_correlation_id, event_causation_id, event_attempt,
                 event_attempt_seq, event_trace) WITH ORDINALITY
-         AS i (write, ofs, id, project_id, type, schema_version, body, occurred_at, actor, correlation_id,
+         AS i (write, ofs, stream, id, project_id, type, schema_version, body, occurred_at, actor, correlation_id,
                causation_id, attempt, attempt_seq, trace, number)
-    JOIN unnest(write_caller, write_stream, actual) WITH ORDINALITY AS w (caller, stream, actual, number)
-         ON w.number = i.write
-    WHERE w.caller <> ALL (refused);
+    WHERE coalesce(skipped[i.number], 0) >= 0;
     switch := set_config('pipeops.appending', 'no', true);
 
     IF cardinality(attachment_caller) > 0 THEN
@@ -287,7 +292,7 @@ BEGIN
     END IF;
     SELECT a.epoch, a.base, a.exceptions INTO epoch, base, exceptions
     FROM append('{1}', ARRAY[stream], ARRAY[expected],
-                '{1}', '{1}', ARRAY[id], ARRAY[project], ARRAY[type], ARRAY[schema_version], ARRAY[body],
+                '{1}', '{1}', ARRAY[stream], ARRAY[id], ARRAY[project], ARRAY[type], ARRAY[schema_version], ARRAY[body],
                 ARRAY[occurred_at], ARRAY[actor], ARRAY[correlation_id], ARRAY[causation_id], ARRAY[attempt],
                 ARRAY[attempt_seq], ARRAY[trace],
                 '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}') a;

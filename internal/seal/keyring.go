@@ -70,6 +70,9 @@ type Keyring struct {
 	keys map[Purpose][][]byte // by number less one
 }
 
+// String keeps the keys out of logs.
+func (k *Keyring) String() string { return "keyring of " + k.master.String() }
+
 // Open loads the data keys, and makes those of purposes that have none.
 func Open(ctx context.Context, master *Master, store KeyStore) (*Keyring, error) {
 	k := &Keyring{master: master, store: store}

@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -210,6 +211,22 @@ func writeGolden(t *testing.T, file string) {
 	}
 	if err := os.WriteFile(file, append(text, '\n'), 0o600); err != nil {
 		t.Fatal(err)
+	}
+}
+
+func TestKeysNeverShowInText(t *testing.T) {
+	t.Parallel()
+	key := bytes.Repeat([]byte{7}, keySize)
+	g := golden{Master: base64.StdEncoding.EncodeToString(key)}
+	keys, subjects := g.open(t)
+	mine, err := NewEphemeral()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range []any{keys.master, keys, subjects, mine} {
+		if text := fmt.Sprintf("%v %+v %s", v, v, v); strings.Contains(text, "7 7 7") || strings.Contains(text, "map[") || strings.Contains(text, "[") {
+			t.Errorf("%T shows %s", v, text)
+		}
 	}
 }
 

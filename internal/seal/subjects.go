@@ -58,6 +58,9 @@ func NewSubjects(keyring *Keyring, store SubjectStore) *Subjects {
 	return &Subjects{keyring: keyring, store: store, cache: map[string]person{}}
 }
 
+// String keeps the keys out of logs.
+func (s *Subjects) String() string { return "subjects of " + s.keyring.String() }
+
 // SealField encrypts a field. Its form is "<number of the person's key>.<base64url>". A person's first field makes
 // their key; so does the first one after an erasure.
 func (s *Subjects) SealField(ctx context.Context, subject, eventID, field, plaintext string) (ciphertext string, err error) {
