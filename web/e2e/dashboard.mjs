@@ -140,16 +140,16 @@ async function seePushLive() {
   await link.click();
   await page.waitForURL(`**/?project=${project}`);
   await page.getByRole("heading", { level: 2 }).nth(1).waitFor();
-  const before = (await commit.count()) > 0 ? await commit.textContent() : "";
+  const before = (await commit.count()) > 0 ? await commit.getAttribute("title") : "";
   await page.evaluate("window.notReloaded = true");
   await push();
 
-  await page.waitForFunction((known) => (document.querySelector("main header code")?.textContent ?? known) !== known, before ?? "");
-  check(`the new push ${await commit.textContent()} appears, ${before || "nothing"} was there before`, true);
+  await page.waitForFunction((known) => (document.querySelector("main header code")?.getAttribute("title") ?? known) !== known, before ?? "");
+  check(`the new push ${await commit.getAttribute("title")} appears, ${before || "nothing"} was there before`, true);
   const states = new Set();
   let most = 0;
   const badge = page.locator("main header").getByText(/^(received|building|built|deploying|rolling back|live|failed|rolled back|superseded)$/);
-  const final = /^(built|live|failed|rolled back|superseded)$/;
+  const final = /^(live|failed|rolled back|superseded)$/; // built comes just before deploying
   for (const end = Date.now() + verdict; Date.now() < end; ) {
     const state = (await badge.textContent()) ?? "";
     states.add(state);

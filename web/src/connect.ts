@@ -32,7 +32,8 @@ export function connect(origin: string): Link {
   const client = createClient({
     url: url.href,
     preferGetMethod: false,
-    fetchOptions: { credentials: "same-origin" },
+    // By itself the client would also accept an event stream, and a server may take it at its word for every query.
+    fetchOptions: { credentials: "same-origin", headers: { accept: "application/graphql-response+json, application/json" } },
     // No cache: the server's state as of a cursor is asked for when the cursor moves.
     exchanges: [
       subscriptionExchange({
