@@ -1,3 +1,4 @@
+// @vitest-environment jsdom
 import { createServer, type IncomingHttpHeaders } from "node:http";
 import type { AddressInfo } from "node:net";
 import { expect, onTestFinished, test } from "vitest";
