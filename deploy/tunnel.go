@@ -72,28 +72,27 @@ func (t *tunnelled) Close() error {
 	return nil
 }
 
-// open makes the pair of streams that the protocol wants. What the pod says on the first one ends the second.
+// open makes the pair of streams that the protocol wants. What the pod says on the first one ends the second. Many do so
+// at once: each stream waits for the other side's word.
 func (f *forwarder) open(t *tunnel, port int32) (stream, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if err := f.dial(t); err != nil {
+	connection, request, err := f.dialled(t)
+	if err != nil {
 		return nil, fmt.Errorf("forward to pod %s: %w", t.pod, err)
 	}
-	t.made++
 	headers := http.Header{}
 	headers.Set(corev1.PortHeader, strconv.Itoa(int(port)))
-	headers.Set(corev1.PortForwardRequestIDHeader, strconv.Itoa(t.made))
+	headers.Set(corev1.PortForwardRequestIDHeader, strconv.Itoa(request))
 	headers.Set(corev1.StreamType, corev1.StreamTypeError)
-	trouble, err := t.connection.CreateStream(headers)
+	trouble, err := connection.CreateStream(headers)
 	var data httpstream.Stream
 	if err == nil {
 		_ = trouble.Close() // we write nothing on it
 		headers.Set(corev1.StreamType, corev1.StreamTypeData)
-		data, err = t.connection.CreateStream(headers)
+		data, err = connection.CreateStream(headers)
 	}
 	if err != nil { // the connection is dead: the next one gets another
-		_ = t.connection.Close()
-		t.connection = nil
+		_ = connection.Close()
+		f.left(t, connection)
 		return nil, fmt.Errorf("forward to port %d of pod %s: %w", port, t.pod, err)
 	}
 	go func() {
@@ -101,13 +100,24 @@ func (f *forwarder) open(t *tunnel, port int32) (stream, error) {
 			_ = data.Reset()
 		}
 	}()
-	t.streams++
-	connection := t.connection
 	return &tunnelled{Stream: data, end: sync.OnceFunc(func() {
 		_ = data.Reset()
+		_ = trouble.Reset()
 		connection.RemoveStreams(trouble, data)
 		f.left(t, connection)
 	})}, nil
+}
+
+// dialled gives the tunnel's connection, counts a stream more, and numbers it.
+func (f *forwarder) dialled(t *tunnel) (connection httpstream.Connection, request int, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := f.dial(t); err != nil {
+		return nil, 0, err
+	}
+	t.streams++
+	t.made++
+	return t.connection, t.made, nil
 }
 
 // dial connects unless the tunnel is. It needs the tunnel's lock.
