@@ -21,7 +21,10 @@ import (
 	"github.com/pipeops/pipeops/internal/worker/workertest"
 )
 
-const digest = "sha256:d"
+const (
+	image  = "reg/app"
+	digest = "sha256:d"
+)
 
 // bed is a control plane and one worker within a synctest bubble.
 type bed struct {
@@ -65,7 +68,7 @@ func (b *bed) want(id domain.BuildID) domain.Stream {
 	b.t.Helper()
 	stream := domain.BuildStream(id)
 	if len(b.Log(stream)) == 0 {
-		b.Given(stream, domain.BuildRequested{Build: id, Commit: "c0ffee"})
+		b.Given(stream, domain.BuildRequested{Build: id, Commit: "c0ffee", Image: image})
 	}
 	b.Offer(b.t, string(id))
 	return stream
@@ -74,7 +77,7 @@ func (b *bed) want(id domain.BuildID) domain.Stream {
 // succeed reports a whole build.
 func succeed(ctx context.Context, a *worker.Attempt) error {
 	a.Report(domain.SourceFetched{Commit: "c0ffee"})
-	n := a.Report(domain.ImagePushed{Digest: digest})
+	n := a.Report(domain.ImagePushed{Reference: image + "@" + digest, Digest: digest})
 	if err := a.Stored(ctx, n); err != nil {
 		return err
 	}
