@@ -198,9 +198,9 @@ func (s *system) finish() {
 		return
 	}
 	id := rapid.SampledFrom(s.builds).Draw(s.t, "build")
-	b := Of[Build](s.state, BuildStream(id))
 	s.try(ClaimBuild{Build: id, Worker: "w", Incarnation: "i"})
-	if b = Of[Build](s.state, BuildStream(id)); !b.Running {
+	b := Of[Build](s.state, BuildStream(id))
+	if !b.Running {
 		return
 	}
 	a, digest := b.Attempt(), "sha256:"+string(id)

@@ -104,7 +104,7 @@ func (c *client) do(ctx context.Context, query string, variables map[string]any,
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode == http.StatusUnauthorized {
-		return &coded{exitRefused, fmt.Errorf("%s doesn't know this token: check PIPEOPS_TOKEN", c.url)}
+		return c.unknownToken()
 	}
 	b, err := io.ReadAll(resp.Body)
 	if err != nil {
@@ -123,16 +123,29 @@ func (c *client) do(ctx context.Context, query string, variables map[string]any,
 	return json.Unmarshal(answer.Data, out)
 }
 
+// Close codes of graphql-transport-ws.
+const (
+	closeUnauthorized = websocket.StatusCode(4401)
+	closeForbidden    = websocket.StatusCode(4403)
+)
+
+func (c *client) unknownToken() error {
+	return &coded{exitRefused, fmt.Errorf("%s doesn't know this token: check PIPEOPS_TOKEN", c.url)}
+}
+
 // errEnough ends a subscription from within.
 var errEnough = errors.New("enough")
 
 // subscribe follows a subscription over graphql-transport-ws until each gives
 // an error, the server ends it, or the connection is lost.
 func (c *client) subscribe(ctx context.Context, query string, variables map[string]any, each func(data json.RawMessage) error) error {
-	ws, _, err := websocket.Dial(ctx, strings.Replace(c.url, "http", "ws", 1)+"/graphql", &websocket.DialOptions{
+	ws, resp, err := websocket.Dial(ctx, strings.Replace(c.url, "http", "ws", 1)+"/graphql", &websocket.DialOptions{ //nolint:bodyclose // the library closes it
 		Subprotocols: []string{"graphql-transport-ws"},
 		HTTPHeader:   http.Header{"Authorization": {"Bearer " + c.token}},
 	})
+	if err != nil && resp != nil && (resp.StatusCode == http.StatusUnauthorized || resp.StatusCode == http.StatusForbidden) {
+		return c.unknownToken()
+	}
 	if err != nil {
 		return fmt.Errorf("reach %s: %w", c.url, err)
 	}
@@ -148,6 +161,9 @@ func (c *client) subscribe(ctx context.Context, query string, variables map[stri
 			Payload json.RawMessage `json:"payload"`
 		}
 		if err := wsjson.Read(ctx, ws, &m); err != nil {
+			if code := websocket.CloseStatus(err); code == closeUnauthorized || code == closeForbidden {
+				return c.unknownToken()
+			}
 			return fmt.Errorf("subscription: %w", err)
 		}
 		switch m.Type {

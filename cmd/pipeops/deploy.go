@@ -106,7 +106,7 @@ func (c *client) verdict(cmd *cobra.Command, id string) error {
 		"DeploymentSucceeded": nil, "DeploymentSuperseded": fmt.Errorf("%s was superseded by a newer deployment", id),
 		"RolledBack": fmt.Errorf("%s failed and was rolled back", id), "RollbackFailed": fmt.Errorf("%s failed, and so did its roll-back", id),
 	}
-	var verdict error
+	verdict := fmt.Errorf("the wait for %s was cut short", id)
 	err := c.follow(cmd.Context(), "", map[string]any{"stream": "deployment/" + id}, func(l domain.Line) error {
 		if err := progress.print(l); err != nil {
 			return err
@@ -123,6 +123,9 @@ func (c *client) verdict(cmd *cobra.Command, id string) error {
 	})
 	if err != nil {
 		return err
+	}
+	if context.Cause(cmd.Context()) != nil {
+		return verdict
 	}
 	if verdict != nil {
 		return &coded{exitVerdict, fmt.Errorf("%w; see: pipeops status", verdict)}

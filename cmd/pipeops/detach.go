@@ -185,28 +185,52 @@ func stopUp(ctx context.Context, home string) error {
 	if !running(home) {
 		return nil
 	}
-	var pid int
-	b, err := os.ReadFile(filepath.Join(home, "up.pid"))
-	if err == nil {
-		err = json.Unmarshal(b, &pid)
-	}
-	if err != nil {
-		return fmt.Errorf("find the process that holds %s: %w", home, err)
-	}
 	progress("stopping PipeOps")
-	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil && !errors.Is(err, syscall.ESRCH) {
-		return fmt.Errorf("stop process %d: %w", pid, err)
-	}
-	ctx, cancel := context.WithTimeoutCause(ctx, time.Minute, errSlow)
+	grace, cancel := context.WithTimeoutCause(ctx, time.Minute, errSlow)
 	defer cancel()
+	asked := 0
 	for running(home) {
-		if !waitFor(ctx, 100*time.Millisecond) {
+		if pid := holder(home); pid != 0 && pid != asked {
+			if err := syscall.Kill(pid, syscall.SIGTERM); err != nil && !errors.Is(err, syscall.ESRCH) {
+				return fmt.Errorf("stop process %d: %w", pid, err)
+			}
+			asked = pid
+		}
+		switch {
+		case waitFor(grace, 100*time.Millisecond):
+		case context.Cause(ctx) != nil:
+			return fmt.Errorf("wait until process %d has ended: %w", asked, context.Cause(ctx))
+		case holder(home) == 0:
+			return fmt.Errorf("a process that isn't known holds %s", filepath.Join(home, "up.lock"))
+		default:
 			progress("it doesn't end: killing it")
-			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+			if err := syscall.Kill(holder(home), syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
 				return err
 			}
-			return nil
+			var again context.CancelFunc
+			grace, again = context.WithTimeoutCause(ctx, time.Minute, errSlow) //nolint:fatcontext // from ctx, not from itself
+			defer again()
 		}
 	}
 	return nil
+}
+
+// holder is the process that holds a home, 0 while it isn't known. The file may
+// be that of an earlier one, whose number somebody else has by now.
+func holder(home string) (pid int) {
+	b, err := os.ReadFile(filepath.Join(home, "up.pid"))
+	if err != nil || json.Unmarshal(b, &pid) != nil || pid <= 1 {
+		return 0
+	}
+	lock, err := os.Stat(filepath.Join(home, "up.lock"))
+	if err != nil {
+		return 0
+	}
+	open, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+	for _, fd := range open {
+		if f, err := os.Stat(fd); err == nil && os.SameFile(f, lock) {
+			return pid
+		}
+	}
+	return 0
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -100,7 +101,8 @@ func (c *client) pages(ctx context.Context, after string, filter map[string]any,
 // follow reads the log and goes on, over lost connections, until ctx ends or
 // each gives an error (errEnough is none).
 func (c *client) follow(ctx context.Context, after string, filter map[string]any, each func(domain.Line) error) error {
-	for {
+	var broken error // what each said
+	for told := false; ; {
 		vars := map[string]any{"filter": filter}
 		if after != "" {
 			vars["after"] = after
@@ -113,8 +115,9 @@ func (c *client) follow(ctx context.Context, after string, filter map[string]any
 			if err := json.Unmarshal(data, &out); err != nil {
 				return err
 			}
-			after = out.Events.Cursor
-			return deliver(out.Events, each)
+			after, told = out.Events.Cursor, false
+			broken = deliver(out.Events, each)
+			return broken
 		})
 		var final *coded
 		switch {
@@ -122,6 +125,12 @@ func (c *client) follow(ctx context.Context, after string, filter map[string]any
 			return nil //nolint:nilerr // the end that was wanted
 		case errors.As(err, &final):
 			return err
+		case broken != nil:
+			return broken
+		}
+		if !told {
+			fmt.Fprintf(os.Stderr, "pipeops: not connected, and trying again: %v\n", err)
+			told = true
 		}
 		if !waitFor(ctx, time.Second) {
 			return nil

@@ -197,12 +197,24 @@ func environmentInput(s settings) map[string]any {
 }
 
 type project struct {
-	ID, Name, Repository, Branch, Registry, WebhookURL, GitRemote string
-	Services                                                      []struct {
-		Name string
-		Spec struct{ Port, Replicas int }
-	}
-	Environments []struct{ Name, Branch, Namespace string }
+	ID         string `json:"id"`
+	Name       string `json:"name"`
+	Repository string `json:"repository"`
+	Branch     string `json:"branch"`
+	Registry   string `json:"registry"`
+	WebhookURL string `json:"webhookUrl"`
+	GitRemote  string `json:"gitRemote"`
+	Services   []struct {
+		Name string `json:"name"`
+		Spec struct {
+			Port     int `json:"port"`
+			Replicas int `json:"replicas"`
+		} `json:"spec"`
+	} `json:"services"`
+	Environments []struct {
+		Name      string `json:"name"`
+		Namespace string `json:"namespace"`
+	} `json:"environments"`
 }
 
 // printProject shows a project as it is once the read model has seen the cursor.

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"fmt"
 	"log/slog"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -27,6 +29,7 @@ func root() *cobra.Command {
 	}
 	cmd.SetVersionTemplate("{{.Version}}\n")
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &coded{exitUsage, err} })
+	defer strict(cmd)
 	cmd.AddCommand(
 		upCommand(), downCommand(), serveCommand(), runnerCommand(), deployerCommand(), migrateCommand(), doctorCommand(),
 		projectCommand(), statusCommand(), eventsCommand(), logsCommand(), deployCommand(), rollbackCommand(),
@@ -35,10 +38,43 @@ func root() *cobra.Command {
 	return cmd
 }
 
+// strict makes every fault of the command line an error with its exit code;
+// cobra takes an unknown word after a group of commands for a cry for help.
+func strict(cmd *cobra.Command) {
+	for _, c := range cmd.Commands() {
+		strict(c)
+	}
+	if check := cmd.Args; check != nil {
+		cmd.Args = func(cmd *cobra.Command, args []string) error {
+			if err := check(cmd, args); err != nil {
+				return usage("%v; see: %s --help", err, cmd.CommandPath())
+			}
+			return nil
+		}
+	}
+	if cmd.Runnable() {
+		return
+	}
+	cmd.Args, cmd.SuggestionsMinimumDistance = cobra.ArbitraryArgs, 2
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return cmd.Help()
+		}
+		hint := "see: " + cmd.CommandPath() + " --help"
+		if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+			hint = "did you mean: " + strings.Join(near, ", ")
+		}
+		return usage("unknown command %q for %q; %s", args[0], cmd.CommandPath(), hint)
+	}
+}
+
 func versionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
-		Run: func(cmd *cobra.Command, _ []string) { cmd.Println(version) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), version)
+			return err
+		},
 	}
 }
 

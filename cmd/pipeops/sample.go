@@ -23,21 +23,39 @@ import (
 // pushed commit. What is there already stays. It gives the app's address on
 // this machine and the project's name.
 func pushSample(ctx context.Context, c *client, home, folder string) (address, name string, err error) {
+	if folder, err = filepath.Abs(folder); err != nil {
+		return "", "", err
+	}
 	name = filepath.Base(folder)
 	if err := createSample(ctx, c, name); err != nil {
 		return "", "", fmt.Errorf("create project %s: %w", name, err)
 	}
 	work := filepath.Join(home, "samples", name)
-	commit, err := commitSample(ctx, folder, work)
+	commit, isNew, err := commitSample(ctx, folder, work)
 	if err != nil {
 		return "", "", fmt.Errorf("commit the sample: %w", err)
 	}
+	if address, err = c.release(ctx, home, work, name, commit); err == nil || isNew || exitCode(err) != exitVerdict {
+		return address, name, err
+	}
+	// The commit failed in an earlier run. What was wrong then may be mended; the same commit is no new push.
+	if _, err := git(ctx, work, nil, "commit", "--quiet", "--allow-empty", "--message", "The sample app, again"); err != nil {
+		return "", "", fmt.Errorf("commit the sample: %w", err)
+	}
+	if commit, err = git(ctx, work, nil, "rev-parse", "HEAD"); err != nil {
+		return "", "", err
+	}
+	address, err = c.release(ctx, home, work, name, commit)
+	return address, name, err
+}
+
+// release pushes a commit and waits until it serves.
+func (c *client) release(ctx context.Context, home, work, name, commit string) (address string, err error) {
 	sampleProgress("pushing %s, commit %s", name, short(commit))
 	if err := c.gitPush(ctx, work, name); err != nil {
-		return "", "", fmt.Errorf("push the sample: %w", err)
+		return "", fmt.Errorf("push the sample: %w", err)
 	}
-	address, err = awaitApp(ctx, c, home, name, commit)
-	return address, name, err
+	return awaitApp(ctx, c, home, name, commit)
 }
 
 func sampleProgress(format string, args ...any) {
@@ -59,39 +77,47 @@ func createSample(ctx context.Context, c *client, name string) error {
 		map[string]any{"in": map[string]any{"name": name, "services": []any{service}}}, &out)
 }
 
-// commitSample copies the folder into a repository of its own and commits what changed.
-func commitSample(ctx context.Context, folder, work string) (commit string, err error) {
+// commitSample copies the folder into a repository of its own and commits what
+// changed; isNew says that something had.
+func commitSample(ctx context.Context, folder, work string) (commit string, isNew bool, err error) {
+	if err := copySample(ctx, folder, work); err != nil {
+		return "", false, err
+	}
+	if _, err := git(ctx, work, nil, "add", "--all"); err != nil {
+		return "", false, err
+	}
+	if _, err := git(ctx, work, nil, "diff", "--cached", "--quiet", "HEAD"); err != nil {
+		isNew = true
+		if _, err := git(ctx, work, nil, "commit", "--quiet", "--message", "The sample app"); err != nil {
+			return "", false, err
+		}
+	}
+	commit, err = git(ctx, work, nil, "rev-parse", "HEAD")
+	return commit, isNew, err
+}
+
+// copySample makes the work tree of a repository the same as the folder.
+func copySample(ctx context.Context, folder, work string) error {
 	if err := os.MkdirAll(filepath.Dir(work), 0o755); err != nil {
-		return "", err
+		return err
 	}
 	if _, err := os.Stat(filepath.Join(work, ".git")); errors.Is(err, os.ErrNotExist) {
 		if _, err := git(ctx, "", nil, "init", "--quiet", "--initial-branch=main", work); err != nil {
-			return "", err
+			return err
 		}
 	}
 	entries, err := os.ReadDir(work)
 	if err != nil {
-		return "", err
+		return err
 	}
 	for _, e := range entries {
 		if e.Name() != ".git" {
 			if err := os.RemoveAll(filepath.Join(work, e.Name())); err != nil {
-				return "", err
+				return err
 			}
 		}
 	}
-	if err := os.CopyFS(work, os.DirFS(folder)); err != nil {
-		return "", err
-	}
-	if _, err := git(ctx, work, nil, "add", "--all"); err != nil {
-		return "", err
-	}
-	if _, err := git(ctx, work, nil, "diff", "--cached", "--quiet", "HEAD"); err != nil {
-		if _, err := git(ctx, work, nil, "commit", "--quiet", "--message", "The sample app"); err != nil {
-			return "", err
-		}
-	}
-	return git(ctx, work, nil, "rev-parse", "HEAD")
+	return os.CopyFS(work, os.DirFS(folder))
 }
 
 // gitPush pushes the work tree's main to a project. The token goes by the
@@ -168,9 +194,11 @@ func (c *client) watchCommit(ctx context.Context, name, commit string) error {
 	mine := map[string]bool{}
 	err := c.follow(ctx, "", filter, func(l domain.Line) error {
 		var d struct {
-			Commit    string
-			Release   struct{ Commit string }
-			Diagnosis *diagnosis
+			Commit  string `json:"commit"`
+			Release struct {
+				Commit string `json:"commit"`
+			} `json:"release"`
+			Diagnosis *diagnosis `json:"diagnosis"`
 		}
 		if err := json.Unmarshal(l.Data, &d); err != nil {
 			return nil //nolint:nilerr // a body of another shape isn't about the commit

@@ -422,6 +422,7 @@ func get(ctx context.Context, address string) (string, error) {
 // load asks the address 50 times a second until stopped, and gives how often
 // each answer came and the errors.
 func load(t testing.TB, address string) (stop func() (answers map[string]int, errs []error)) {
+	t.Helper()
 	ctx, cancel := context.WithCancelCause(t.Context())
 	answers, errs := map[string]int{}, []error{}
 	var mu sync.Mutex

@@ -267,6 +267,10 @@ func writeReached(ctx context.Context, cfg config.Config, c *core) error {
 		}
 	case err != nil:
 		return err
+	default:
+		if err := os.Chmod(file, 0o600); err != nil { // whoever brought it here
+			return err
+		}
 	}
 	if _, err := c.tokens.Register(ctx, "up", token); err != nil {
 		return fmt.Errorf("register the token of %s: %w", file, err)

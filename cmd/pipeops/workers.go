@@ -141,7 +141,11 @@ func forwardApps(ctx context.Context, g *errgroup.Group, cfg config.Config, stor
 				return err
 			}
 			g.Go(func() error {
-				return wrap("forward "+key, deploy.Forward(ctx, kubeconfig, d.Namespace, d.ServiceName, address))
+				// A port that somebody else has taken isn't worth all the rest.
+				if err := deploy.Forward(ctx, kubeconfig, d.Namespace, d.ServiceName, address); err != nil && context.Cause(ctx) == nil {
+					log.ErrorContext(ctx, "service isn't reached from this machine", "service", key, "address", address, "err", err)
+				}
+				return nil
 			})
 			apps = append(apps, app{d.Namespace, d.ServiceName, address})
 			if err := writePrivate(appsFile(cfg.Home), apps); err != nil {
