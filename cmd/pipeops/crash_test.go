@@ -51,7 +51,6 @@ var slowBuild = map[string]string{"Dockerfile": strings.Replace(dockerfile, "ARG
 // the push and the release, starts it again, and checks that nothing was lost,
 // done twice, or left behind.
 func TestKilledProcesses(t *testing.T) {
-	t.Parallel()
 	s := newSystem(t)
 	dice := seeded(t)
 	a := s.newApp("crash")
@@ -88,7 +87,6 @@ func TestKilledProcesses(t *testing.T) {
 // TestFrozenRunner freezes a runner for a minute in mid build: another one
 // takes the build over, and the frozen one wakes up without doing harm.
 func TestFrozenRunner(t *testing.T) {
-	t.Parallel()
 	s := newSystem(t)
 	dice := seeded(t)
 	a := s.newApp("frozen")

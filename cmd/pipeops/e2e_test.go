@@ -49,7 +49,6 @@ func clusterIP(t testing.TB, kubeconfig, namespace, service string) string {
 
 // TestPipeOps is PipeOps as a whole, with all of its processes apart.
 func TestPipeOps(t *testing.T) {
-	t.Parallel()
 	s := newSystem(t)
 	t.Cleanup(func() { s.noLeftovers(t) })
 	steps := []struct {
