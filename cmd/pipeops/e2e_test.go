@@ -11,6 +11,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -61,6 +62,7 @@ func TestPipeOps(t *testing.T) {
 		{"the same delivery sent 50 times over two serves is one push and one build", sameDelivery},
 		{"a subscription cut at 100 instants sees the filtered log", cutSubscription},
 		{"deploy and roll back by hand", byHand},
+		{"the dashboard shows a push live in a real browser", dashboard},
 	}
 	for _, step := range steps {
 		t.Run(step.name, func(t *testing.T) {
@@ -343,6 +345,19 @@ func byHand(t *testing.T, s *system) {
 	if row := a.status(); row.Commit != second {
 		t.Errorf("after the deploy %s is active, want %s", row.Commit, second)
 	}
+}
+
+func dashboard(t *testing.T, s *system) {
+	a := s.newApp("screen")
+	a.events(a.push("serve", nil), 4*time.Minute)
+	cmd := exec.CommandContext(t.Context(), "node", "e2e/dashboard.mjs")
+	cmd.Dir = filepath.Join("..", "..", "web")
+	cmd.Env = append(os.Environ(), "BASE_URL="+s.clients[0].url, "TOKEN="+s.clients[0].token, "PROJECT=screen")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Errorf("web/e2e: %v (its packages come with `make web`)\n%s", err, out)
+	}
+	t.Logf("%s", out)
 }
 
 // noLeftovers checks that no workspace is left and nothing stays unfinished.
