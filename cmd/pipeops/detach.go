@@ -190,7 +190,8 @@ func stopUp(ctx context.Context, home string) error {
 	defer cancel()
 	asked := 0
 	for running(home) {
-		if pid := holder(home); pid != 0 && pid != asked {
+		pid := holder(home)
+		if pid != 0 && pid != asked {
 			if err := syscall.Kill(pid, syscall.SIGTERM); err != nil && !errors.Is(err, syscall.ESRCH) {
 				return fmt.Errorf("stop process %d: %w", pid, err)
 			}
@@ -200,11 +201,11 @@ func stopUp(ctx context.Context, home string) error {
 		case waitFor(grace, 100*time.Millisecond):
 		case context.Cause(ctx) != nil:
 			return fmt.Errorf("wait until process %d has ended: %w", asked, context.Cause(ctx))
-		case holder(home) == 0:
+		case pid == 0: // and 0 would be our own process group
 			return fmt.Errorf("a process that isn't known holds %s", filepath.Join(home, "up.lock"))
 		default:
 			progress("it doesn't end: killing it")
-			if err := syscall.Kill(holder(home), syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
 				return err
 			}
 			var again context.CancelFunc
