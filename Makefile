@@ -50,7 +50,7 @@ test: ## every test, on real parts, from unit to end to end; leaves nothing runn
 	  go test -json $(RACE) -timeout 40m ./cmd/pipeops || :; } | go run ./internal/testenv/summary
 
 test-short: ## the fast tests only: pure packages, no parts
-	go test ./domain/... ./cmd/pipeops -run 'Test' -short
+	go test ./domain/... ./deploy/manifests ./deploy/diagnose ./runner/args ./internal/config
 
 test-web: web/dist/index.html ## types, lint and component tests of the dashboard
 	cd web && npm run --silent typecheck && npm run --silent lint && npm run --silent test
