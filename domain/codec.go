@@ -59,6 +59,7 @@ var registry = func() map[string]entry {
 		RollbackFailed{},
 		DeploymentSuperseded{},
 		WorkerEnrolled{},
+		SubjectErased{},
 	} {
 		t := reflect.TypeOf(e)
 		m[t.Name()] = entry{t, 1}

@@ -78,6 +78,8 @@ func (s State) evolve(stream Stream, e Event) error {
 		return fold(s, stream, e, (*Deployment).Evolve)
 	case "worker":
 		return fold(s, stream, e, (*Worker).Evolve)
+	case "operation":
+		return fold(s, stream, e, (*Operation).Evolve)
 	}
 	return fmt.Errorf("stream %s is of no known kind", stream)
 }

@@ -3,7 +3,7 @@
 // recorded; pure: standard library only, no clock, no random, no I/O.
 //
 // One file per behaviour: a stream's state, its commands, Decide and Evolve
-// stand together (project.go, push.go, build.go, slot.go, deployment.go).
+// stand together (project.go, push.go, build.go, slot.go, deployment.go, operation.go).
 package domain
 
 import (

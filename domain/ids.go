@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Ids are UUIDv7 in text form behind a prefix that says what they name. They
@@ -125,6 +126,11 @@ func DeploymentStream(id DeploymentID) Stream { return Stream("deployment/" + st
 
 // WorkerStream holds the enrolment of a worker.
 func WorkerStream(id WorkerID) Stream { return Stream("worker/" + string(id)) }
+
+// OperationStream holds what people did to the system itself on the day (UTC) of at.
+func OperationStream(at time.Time) Stream {
+	return Stream("operation/" + at.UTC().Format(time.DateOnly))
+}
 
 // Namespace is the Kubernetes namespace of an environment:
 // "<project>-<environment>-<6 of the hash of the environment's id>".

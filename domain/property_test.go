@@ -27,7 +27,7 @@ func TestEvolveTakesAnyOrderOfEvents(t *testing.T) {
 	t.Parallel()
 	for _, stream := range []Stream{
 		ProjectStream("p"), ProjectNameStream("n"), PushStream("p", "git", "1"), RefStream("p", "r"), BuildStream("bld_1"),
-		SlotStream("e", "s"), DeploymentStream("dep_1"), WorkerStream("w"),
+		SlotStream("e", "s"), DeploymentStream("dep_1"), WorkerStream("w"), OperationStream(time.Time{}),
 	} {
 		events := eventsOf(t, stream)
 		if len(events) == 0 {

@@ -1,0 +1,34 @@
+package domain
+
+import (
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestAnErasureIsRecordedOnItsDayWithItsReason(t *testing.T) {
+	t.Parallel()
+	s := newScenario(t)
+	at := time.Date(2026, 11, 24, 0, 30, 0, 0, time.FixedZone("elsewhere", 3600)) // still the 23rd in UTC
+	erase := EraseSubject{Subject: "act_1", Reason: "request 4711", Keys: 2, At: at}
+	changes, err := erase.Decide(s.state)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Change{"operation/2026-11-23", SubjectErased{Subject: "act_1", Reason: "request 4711", Keys: 2}}
+	if len(changes) != 1 || changes[0] != want || erase.Reads(s.state)[0] != want.Stream {
+		t.Errorf("got %v, want %v", changes, want)
+	}
+	s.then(erase, "SubjectErased")
+	s.then(erase, "SubjectErased") // whoever asks again is on the record again
+}
+
+func TestAnErasureOfNobodyOrWithoutAReasonIsRefused(t *testing.T) {
+	t.Parallel()
+	s := newScenario(t)
+	s.refused(EraseSubject{Subject: "act_1", Reason: "r"}, "UNKNOWN_SUBJECT")
+	s.refused(EraseSubject{Reason: "r", Keys: 1}, "UNKNOWN_SUBJECT")
+	for _, reason := range []string{"", "a\nb", "a\x00", "\xff", strings.Repeat("x", 501)} {
+		s.refused(EraseSubject{Subject: "act_1", Reason: reason, Keys: 1}, "BAD_REASON")
+	}
+}
