@@ -7,9 +7,6 @@ func (s *Store) Queued() int {
 	return len(s.committer.queue)
 }
 
-// LeafInput is what LeafHash hashes after the zero byte.
-var LeafInput = leafInput
-
 // RingBytes says how much the hub's ring holds.
 func (s *Store) RingBytes() int {
 	s.hub.mu.Lock()

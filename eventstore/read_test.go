@@ -7,11 +7,13 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pipeops/pipeops/domain"
 	"github.com/pipeops/pipeops/eventstore"
+	"github.com/pipeops/pipeops/eventstore/verify"
 )
 
 func TestReadPicksByProjectTypeStreamAndCorrelation(t *testing.T) {
@@ -160,5 +162,17 @@ func TestARestoredLogIsTold(t *testing.T) {
 				t.Errorf("read after %s: want - got +\n%s", text, diff)
 			}
 		}
+	}
+}
+
+func TestALeafIsTheSameWhenReadBack(t *testing.T) {
+	t.Parallel()
+	s := setup(t)
+	mustAppend(t, s.Store, one("build/1", 0, newEvent("A")))
+	first := collect(t, s.Read(t.Context(), eventstore.Query{}))[0]
+	again := collect(t, s.ReadStream(t.Context(), "build/1", 0))[0]
+	again.OccurredAt = again.OccurredAt.In(time.FixedZone("elsewhere", 3600))
+	if verify.LeafHash(first) != verify.LeafHash(again) {
+		t.Error("the leaf depends on how the event was read")
 	}
 }

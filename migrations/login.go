@@ -168,6 +168,9 @@ func rights(login, database string) string {
 		GRANT SELECT ON pipeops.events, pipeops.events_json, pipeops.log_epochs, pipeops.cursors,
 		                pipeops.schema_versions TO $app;
 		GRANT SELECT, DELETE ON pipeops.deliveries TO $app;
+		-- What proves it: add to it through functions, read.
+		GRANT EXECUTE ON FUNCTION pipeops.add_tiles, pipeops.add_head TO $app;
+		GRANT SELECT ON pipeops.log_identity, pipeops.tree_tiles, pipeops.valid_tiles, pipeops.tree_heads TO $app;
 		-- Records.
 		GRANT SELECT, INSERT, UPDATE ON pipeops.keys, pipeops.subject_keys, pipeops.tokens TO $app;
 		GRANT SELECT, INSERT, DELETE ON pipeops.secrets, pipeops.build_log_chunks TO $app;

@@ -53,6 +53,12 @@ var tamper = []string{
 	"UPDATE pipeops.log_epochs SET first_position = 2",
 	"DELETE FROM pipeops.log_epochs",
 	"TRUNCATE pipeops.log_epochs",
+	"UPDATE pipeops.log_identity SET id = gen_random_uuid()",
+	"DELETE FROM pipeops.tree_tiles",
+	"TRUNCATE pipeops.tree_tiles",
+	"UPDATE pipeops.tree_heads SET size = 1",
+	"DELETE FROM pipeops.tree_heads",
+	"TRUNCATE pipeops.tree_heads",
 }
 
 func refused(t *testing.T, conn *pgx.Conn, who string, statements ...string) {
@@ -97,6 +103,9 @@ func TestTheApplicationMayAppendAndReadAndNothingElse(t *testing.T) {
 		"CREATE SCHEMA mine",
 		"INSERT INTO pipeops.log_epochs VALUES (2, 3)",
 		"SELECT pipeops.raise_log_epoch()",
+		"INSERT INTO pipeops.tree_tiles VALUES (0, 0, 1, '')",
+		"INSERT INTO pipeops.tree_heads VALUES (1, 1, '', '')",
+		"INSERT INTO pipeops.log_identity VALUES (gen_random_uuid(), false)",
 		"INSERT INTO pipeops.cursors VALUES ('c', 1, 1)",
 		"UPDATE pipeops.cursors SET position = 0",
 		"INSERT INTO pipeops.deliveries VALUES ('d', gen_random_uuid(), '', '', '', '')",
@@ -112,12 +121,41 @@ func TestTheApplicationMayAppendAndReadAndNothingElse(t *testing.T) {
 	refused(t, app, "the application with the switch on", tamper...)
 	for _, table := range []string{
 		"events", "events_json", "log_epochs", "cursors", "deliveries", "keys", "subject_keys", "secrets",
-		"tokens", "build_log_chunks", "claims", "claim_attempts", "schema_versions",
+		"tokens", "build_log_chunks", "claims", "claim_attempts", "schema_versions", "log_identity", "tree_tiles", "tree_heads",
 	} {
 		must(t, app, "SELECT * FROM pipeops."+table)
 	}
 	must(t, app, "CREATE TABLE projections.builds_1 (id text PRIMARY KEY)")
 	must(t, app, "DROP TABLE projections.builds_1")
+}
+
+func TestAHeadIsNeverAheadAndNeverGoesBack(t *testing.T) {
+	t.Parallel()
+	owner, app := setup(t)
+	for statement, code := range map[string]string{
+		"SELECT pipeops.add_head(1, 3, sha256(''), 'note')":                                       "23514", // the log has two events
+		"SELECT pipeops.add_head(2, 1, sha256(''), 'note')":                                       "55000",
+		"SELECT pipeops.add_head(1, 0, sha256(''), 'note')":                                       "23514",
+		"SELECT pipeops.add_tiles(1, '{0}', '{0}', ARRAY[convert_to(repeat('x', 8192), 'UTF8')])": "23514",
+	} {
+		_, err := app.Exec(t.Context(), statement)
+		var pg *pgconn.PgError
+		if !errors.As(err, &pg) || pg.Code != code {
+			t.Errorf("%s: got %v, want %s", statement, err, code)
+		}
+	}
+	for _, c := range []struct {
+		size  int
+		added bool
+	}{{2, true}, {2, false}, {1, false}} {
+		var added bool
+		err := app.QueryRow(t.Context(), "SELECT pipeops.add_head(1, $1, sha256(''), 'note')", c.size).Scan(&added)
+		if err != nil || added != c.added {
+			t.Errorf("a head of %d events: added %v, %v", c.size, added, err)
+		}
+	}
+	must(t, owner, "SELECT pipeops.raise_log_epoch()")
+	must(t, app, "SELECT pipeops.add_head(2, 2, sha256(''), 'note')")
 }
 
 func TestAFunctionOfTheSameNameElsewhereIsNotCalledByAppend(t *testing.T) {

@@ -30,6 +30,7 @@ var allowed = map[string][]string{
 	"internal/local":     {"domain", "migrations", "internal/..."},
 	"internal/testenv":   {"domain", "migrations", "internal/..."},
 	"eventstore":         {"domain", "internal/seal"},
+	"eventstore/verify":  {"domain"}, // stands alone: third parties import it
 	"handlers/commands":  {"domain", "eventstore"},
 	"handlers/webhook":   {"domain", "eventstore", "handlers/commands", "internal/records"},
 	"handlers/gitremote": {"domain", "eventstore", "handlers/commands", "internal/records"},
@@ -85,6 +86,16 @@ func TestPurePackagesReachNoEffects(t *testing.T) {
 		for _, e := range effects {
 			if slices.Contains(p.Deps, e) {
 				t.Errorf("%s is pure but reaches %s", name, e)
+			}
+		}
+	}
+	for _, p := range packages(t) {
+		if p.ImportPath != module+"eventstore/verify" {
+			continue
+		}
+		for _, e := range effects {
+			if slices.Contains(p.Deps, e) {
+				t.Errorf("eventstore/verify works offline and alone, but reaches %s", e)
 			}
 		}
 	}

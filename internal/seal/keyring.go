@@ -29,7 +29,7 @@ import (
 // Purpose is what a data key is for. The text is stored.
 type Purpose string
 
-// Purposes whose keys seal, then those whose keys only make HMACs.
+// Purposes whose keys seal, then those whose keys only make HMACs, then those that sign.
 const (
 	Deliveries    Purpose = "deliveries"     // raw deliveries, about: the delivery's id
 	Secrets       Purpose = "secrets"        // secrets of projects, about: project, name, version
@@ -38,11 +38,12 @@ const (
 	AttemptTokens Purpose = "attempt-tokens" // tokens that workers show with reports
 	APITokens     Purpose = "api-tokens"     // bearer tokens at rest
 	Fingerprints  Purpose = "fingerprints"   // of secrets and deliveries, to tell equal from different
+	TreeHeads     Purpose = "tree-heads"     // Ed25519 keys that sign the log's tree heads are derived from them
 )
 
 // Purposes lists all of them.
 func Purposes() []Purpose {
-	return []Purpose{Deliveries, Secrets, SubjectKeys, Actors, AttemptTokens, APITokens, Fingerprints}
+	return []Purpose{Deliveries, Secrets, SubjectKeys, Actors, AttemptTokens, APITokens, Fingerprints, TreeHeads}
 }
 
 // WrappedKey is a data key as it is stored.
@@ -129,6 +130,19 @@ func (k *Keyring) load(ctx context.Context) error {
 	defer k.mu.Unlock()
 	k.keys = keys
 	return nil
+}
+
+// Rotate makes the next key of a purpose and gives its id: it is used from now on, the ones before it stay readable.
+// Other processes go on with the one before until they meet the new one, or start again.
+func (k *Keyring) Rotate(ctx context.Context, purpose Purpose) (id string, err error) {
+	if err := k.load(ctx); err != nil {
+		return "", err
+	}
+	if err := k.make(ctx, purpose, len(k.of(purpose))+1); err != nil {
+		return "", err
+	}
+	err = k.load(ctx)
+	return keyID(purpose, len(k.of(purpose))), err
 }
 
 // Seal encrypts what is about something (an id, or several joined by "/") for a purpose. The key's id is

@@ -1,0 +1,138 @@
+package verify
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"io"
+	"slices"
+	"strconv"
+
+	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/pipeops/pipeops/domain"
+)
+
+// maxProof bounds a line of proofs, in bytes: 63 hashes at most.
+const maxProof = 4 << 10
+
+// AppendProof adds the line of an export that proves the event at a position, with its line break.
+func AppendProof(b []byte, position int64, proof tlog.RecordProof) []byte {
+	b = strconv.AppendInt(append(b, `{"position":`...), position, 10)
+	b = append(b, `,"hashes":[`...)
+	for i, hash := range proof {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = append(b, '"')
+		b = append(b, hash.String()...)
+		b = append(b, '"')
+	}
+	return append(b, "]}\n"...)
+}
+
+// project checks one project's part: that each event was in the log which the newest checkpoint saw, and that no
+// stream has a gap. A whole stream, or the end of one, can be missing: who wants to know that asks for the whole log.
+func (v *verification) project() error {
+	if err := v.one(); err != nil {
+		return err
+	}
+	file, err := v.export.Open(ProofsFile)
+	if err != nil {
+		return fmt.Errorf("open the export's proofs: %w", err)
+	}
+	defer file.Close() //nolint:errcheck // it was only read
+	p := part{verification: v, proofs: bufio.NewReaderSize(file, maxProof), seed: maphash.MakeSeed(), versions: map[uint64]int64{}}
+	err = events(v.export, p.check)
+	if bad, ok := errors.AsType[*lineError](err); ok {
+		return &Error{Position: bad.event.Cursor.Position, File: EventsFile, Reason: bad.reason()}
+	}
+	if err != nil {
+		return err
+	}
+	if _, err := p.proofs.ReadByte(); !errors.Is(err, io.EOF) {
+		return &Error{File: ProofsFile, Reason: "it has more proofs than there are events"}
+	}
+	return nil
+}
+
+// one picks the export's newest checkpoint, which the proofs lead to. Another one can't be held against a part, unless
+// it saw the same.
+func (v *verification) one() error {
+	own := slices.DeleteFunc(slices.Clone(v.heads), func(h head) bool { return h.given })
+	v.newest = newest(own)
+	v.report.Epoch, v.report.Size, v.report.Root = v.newest.Epoch, v.newest.Size, v.newest.Root.String()
+	for _, h := range v.heads {
+		if h.Checkpoint == v.newest.Checkpoint {
+			continue
+		}
+		if h.Size == v.newest.Size {
+			return &Error{File: h.file, Reason: fmt.Sprintf("it has another root than %s: the log was two logs, or has forked", v.newest.file)}
+		}
+		return &Error{File: h.file, Reason: fmt.Sprintf("it saw %d events, and a part with proofs for %d can't be compared with it", h.Size, v.newest.Size)}
+	}
+	return nil
+}
+
+// part is the state of checking a project's events: of each stream only a number.
+type part struct {
+	*verification
+
+	proofs   *bufio.Reader
+	last     int64
+	seed     maphash.Seed
+	versions map[uint64]int64
+}
+
+func (p *part) check(e domain.Recorded, leaf tlog.Hash) error {
+	position := e.Cursor.Position
+	wrong := func(file, format string, args ...any) error {
+		return &Error{Position: position, File: file, Reason: fmt.Sprintf(format, args...)}
+	}
+	if p.report.Project == "" {
+		p.report.Project = e.ProjectID
+	}
+	stream := maphash.String(p.seed, string(e.Stream))
+	switch {
+	case position <= p.last:
+		return wrong(EventsFile, "it does not come after the one before it, %d", p.last)
+	case position > p.newest.Size:
+		return wrong(EventsFile, "it is beyond what the newest checkpoint saw, %s", p.newest.file)
+	case e.ProjectID != p.report.Project || e.ProjectID == "":
+		return wrong(EventsFile, "it is of project %q, not of %q as the first", e.ProjectID, p.report.Project)
+	case e.Version != p.versions[stream]+1:
+		return wrong(EventsFile, "stream %s goes on with version %d after %d: an event is missing", e.Stream, e.Version, p.versions[stream])
+	}
+	proof, err := p.proof(position)
+	if err != nil {
+		return wrong(ProofsFile, "%v", err)
+	}
+	if err := tlog.CheckRecord(proof, p.newest.Size, p.newest.Root, position-1, leaf); err != nil {
+		return wrong(EventsFile, "the event, or its proof, is not of the log that checkpoint %s saw", p.newest.file)
+	}
+	p.last, p.versions[stream] = position, e.Version
+	p.report.Events++
+	return nil
+}
+
+// proof reads the next proof, which must be that of position.
+func (p *part) proof(position int64) (tlog.RecordProof, error) {
+	line, err := p.proofs.ReadSlice('\n')
+	if err != nil {
+		return nil, errors.New("its proof is missing, or too long")
+	}
+	var told struct {
+		Position int64
+		Hashes   tlog.RecordProof
+	}
+	if err := json.Unmarshal(line, &told); err != nil || !bytes.Equal(AppendProof(nil, told.Position, told.Hashes), line) {
+		return nil, errors.New("its proof is not of the form of an export, byte for byte")
+	}
+	if told.Position != position {
+		return nil, fmt.Errorf("the proof of position %d stands in its place", told.Position)
+	}
+	return told.Hashes, nil
+}
