@@ -2,11 +2,11 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -47,35 +47,33 @@ func seeded(t testing.TB) *rand.Rand {
 // slowBuild has steps that take a while, so that a kill meets them.
 var slowBuild = map[string]string{"Dockerfile": strings.Replace(dockerfile, "ARG PIPEOPS", "RUN sleep 0.7\nARG PIPEOPS", 1) + "# slow\n"}
 
-// TestKilledProcesses kills each kind of process at random instants between
-// the push and the release, starts it again, and checks that nothing was lost,
-// done twice, or left behind.
+// TestKilledProcesses kills each kind of process at random steps between the push and the release, starts it again, and
+// checks that nothing was lost, done twice, or left behind.
 func TestKilledProcesses(t *testing.T) {
 	s := newSystem(t)
 	dice := seeded(t)
 	a := s.newApp("crash")
-	a.events(a.push("serve", slowBuild), 4*time.Minute)
+	path := a.events(a.push("serve", slowBuild), 4*time.Minute) // that a push takes when nothing is killed
 	for _, victim := range []struct {
-		name string
-		pick func(commit string) *process
-		from time.Duration
-		span time.Duration
+		name        string
+		first, last string // events between which it is killed
+		of          func() []*process
 	}{
-		{"serve", func(string) *process { return s.serves[dice.IntN(2)] }, 0, 9 * time.Second},
-		{"runner", func(commit string) *process { return a.workerOf(commit, "BuildStarted", s.runners, dice) }, 300 * time.Millisecond, 4 * time.Second},
-		{"deployer", func(commit string) *process { return a.workerOf(commit, "DeploymentStarted", s.deployers, dice) }, 3 * time.Second, 6 * time.Second},
+		{"serve", "PushReceived", "ReleaseActivated", func() []*process { return s.serves }},
+		{"runner", "BuildStarted", "WorkspaceRemoved", func() []*process { return s.runners }},
+		{"deployer", "DeploymentStarted", "DeploymentSucceeded", func() []*process { return s.deployers }},
 	} {
 		for round := range rounds(t) {
-			after := victim.from + time.Duration(dice.Int64N(int64(victim.span)))
+			steps := indexOf(path, victim.first) + dice.IntN(indexOf(path, victim.last)-indexOf(path, victim.first))
+			later := time.Duration(dice.Int64N(int64(500 * time.Millisecond)))
+			either := dice.IntN(2)
 			t.Run(fmt.Sprintf("%s/%d", victim.name, round), func(t *testing.T) {
-				mine := *s
-				mine.t = t
-				b := *a
-				b.system = &mine
+				b := a.in(t)
 				commit := b.push("serve", slowBuild)
-				waitFor(t.Context(), after)
-				p := victim.pick(commit)
-				t.Logf("kill -9 %s, %s after the push", p.name, after)
+				seen := b.until(commit, 4*time.Minute, func(lines []domain.Line) bool { return len(lines) > steps })
+				waitFor(t.Context(), later)
+				p := b.workerIn(seen, victim.of(), either)
+				t.Logf("kill -9 %s, %s after %s (%d)", p.name, later, seen[steps].Type, steps)
 				p.kill()
 				p.start(binary(t))
 				b.settled(commit)
@@ -84,21 +82,18 @@ func TestKilledProcesses(t *testing.T) {
 	}
 }
 
-// TestFrozenRunner freezes a runner for a minute in mid build: another one
-// takes the build over, and the frozen one wakes up without doing harm.
+func indexOf(lines []domain.Line, eventType string) int { return slices.Index(types(lines), eventType) }
+
+// TestFrozenRunner freezes a runner for a minute in mid build: another one takes the build over, and the frozen one
+// wakes up without doing harm.
 func TestFrozenRunner(t *testing.T) {
 	s := newSystem(t)
 	dice := seeded(t)
 	a := s.newApp("frozen")
 	a.events(a.push("serve", slowBuild), 4*time.Minute)
 	commit := a.push("serve", slowBuild)
-	var p *process
-	eventually(t, time.Minute, "the build has begun", func() error {
-		if p = a.workerOf(commit, "SourceFetched", s.runners, nil); p == nil {
-			return errors.New("not yet")
-		}
-		return nil
-	})
+	seen := a.until(commit, time.Minute, func(lines []domain.Line) bool { return lines[len(lines)-1].Type == "SourceFetched" })
+	p := a.workerIn(seen, s.runners, 0)
 	waitFor(t.Context(), time.Duration(dice.Int64N(int64(2*time.Second))))
 	t.Logf("freeze %s", p.name)
 	p.signal(syscall.SIGSTOP)
@@ -107,6 +102,23 @@ func TestFrozenRunner(t *testing.T) {
 	waitFor(t.Context(), time.Minute-time.Since(frozen))
 	p.signal(syscall.SIGCONT)
 	a.settled(commit)
+}
+
+// workerIn finds the process that has the newest attempt in the events; where none of them has, the given one.
+func (a *sampleApp) workerIn(seen []domain.Line, of []*process, otherwise int) *process {
+	a.t.Helper()
+	for _, l := range slices.Backward(seen) {
+		var d struct{ Worker string }
+		if l.Type != "BuildStarted" && l.Type != "DeploymentStarted" || json.Unmarshal(l.Data, &d) != nil {
+			continue
+		}
+		for _, p := range of {
+			if key, err := os.ReadFile(filepath.Join(p.home, "key.json")); err == nil && strings.Contains(string(key), d.Worker) {
+				return p
+			}
+		}
+	}
+	return of[otherwise]
 }
 
 // workerOf finds the process that has the newest attempt of a commit's events
@@ -178,15 +190,8 @@ func (a *sampleApp) settledBut(commit string, frozen *process) {
 		if got, err := get(a.t.Context(), a.address()); got != commit {
 			return fmt.Errorf("serves %q, %w; want %s", got, err, commit)
 		}
-		for _, r := range a.runners {
-			if r == frozen {
-				continue
-			}
-			left, err := filepath.Glob(filepath.Join(r.home, "workspaces", "*bld_*"))
-			deeper, _ := filepath.Glob(filepath.Join(r.home, "workspaces", "*", "*bld_*"))
-			if left = append(left, deeper...); err != nil || len(left) > 0 {
-				return fmt.Errorf("%s has left %v, %w", r.name, left, err)
-			}
+		if err := a.leftovers(frozen); err != nil {
+			return err
 		}
 		return a.idle()
 	})

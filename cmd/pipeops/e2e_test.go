@@ -51,7 +51,7 @@ func clusterIP(t testing.TB, kubeconfig, namespace, service string) string {
 // TestPipeOps is PipeOps as a whole, with all of its processes apart.
 func TestPipeOps(t *testing.T) {
 	s := newSystem(t)
-	t.Cleanup(func() { s.noLeftovers(t) })
+	t.Cleanup(func() { s.leavesNothing(t) })
 	steps := []struct {
 		name string
 		test func(*testing.T, *system)
@@ -135,23 +135,27 @@ func badPushes(t *testing.T, s *system) {
 	for _, bad := range []struct {
 		name, mode string
 		files      map[string]string
+		lost       bool // the image, between its build and its rollout
 		event      string
 		final      string
 		error      string
 	}{
-		{"broken Dockerfile", "serve", map[string]string{"Dockerfile": "FROM busybox:stable\nRUNN true\n"}, "BuildFailed", "BuildFailed", "RUNN"},
-		{"failing step", "serve", map[string]string{"Dockerfile": "FROM busybox:stable\nRUN echo oh no && exit 3\n"}, "BuildFailed", "BuildFailed", "exit code: 3"},
-		{"base image that doesn't exist", "serve", map[string]string{"Dockerfile": "FROM nobody/nothing:never\n"}, "BuildFailed", "BuildFailed", "nobody/nothing"},
-		{"program that exits at once", "exit", nil, "DeploymentFailed", "RolledBack", ""},
-		{"port that nobody listens on", "deaf", nil, "DeploymentFailed", "RolledBack", ""},
+		{"broken Dockerfile", "serve", map[string]string{"Dockerfile": "FROM busybox:stable\nRUNN true\n"}, false, "BuildFailed", "BuildFailed", "RUNN"},
+		{"failing step", "serve", map[string]string{"Dockerfile": "FROM busybox:stable\nRUN echo oh no && exit 3\n"}, false, "BuildFailed", "BuildFailed", "exit code: 3"},
+		{"base image that doesn't exist", "serve", map[string]string{"Dockerfile": "FROM nobody/nothing:never\n"}, false, "BuildFailed", "BuildFailed", "nobody/nothing"},
+		{"program that exits at once", "exit", nil, false, "DeploymentFailed", "RolledBack", ""},
+		{"port that nobody listens on", "deaf", nil, false, "DeploymentFailed", "RolledBack", ""},
+		{"image that does not exist", "serve", nil, true, "DeploymentFailed", "RolledBack", "not found"},
 	} {
 		t.Run(bad.name, func(t *testing.T) {
-			b := *a
-			mine := *a.system
-			mine.t = t
-			b.system = &mine
+			b := a.in(t)
 			stop := load(t, address)
-			commit := b.push(bad.mode, bad.files)
+			var commit string
+			if bad.lost {
+				commit = b.pushAndLoseImage()
+			} else {
+				commit = b.push(bad.mode, bad.files)
+			}
 			lines := b.events(commit, 4*time.Minute)
 			answers, errs := stop()
 			if last := lines[len(lines)-1].Type; last != bad.final {
@@ -173,6 +177,42 @@ func badPushes(t *testing.T, s *system) {
 	if row := a.status(); row.Commit != good || row.Phase == "RUNNING" || row.Phase == "WAITING" {
 		t.Errorf("status is %+v", row)
 	}
+}
+
+// pushAndLoseImage pushes while no deployer runs, and deletes the image before one does.
+func (a *sampleApp) pushAndLoseImage() (commit string) {
+	a.t.Helper()
+	for _, d := range a.deployers {
+		d.kill()
+	}
+	commit = a.push("serve", nil)
+	var image struct{ Reference string }
+	lines := a.until(commit, time.Minute, func(lines []domain.Line) bool { return lines[len(lines)-1].Type == "DeploymentRequested" })
+	for _, l := range lines {
+		if l.Type == "ImagePushed" {
+			if err := json.Unmarshal(l.Data, &image); err != nil {
+				a.t.Fatal(err)
+			}
+		}
+	}
+	registry, rest, _ := strings.Cut(image.Reference, "/")
+	repository, digest, _ := strings.Cut(rest, "@")
+	req, err := http.NewRequestWithContext(a.t.Context(), http.MethodDelete, "http://"+registry+"/v2/"+repository+"/manifests/"+digest, nil)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusAccepted {
+		a.t.Fatalf("delete %s: %s", image.Reference, resp.Status)
+	}
+	for _, d := range a.deployers {
+		d.start(binary(a.t))
+	}
+	return commit
 }
 
 func notConfigured(t *testing.T, s *system) {
@@ -358,16 +398,4 @@ func dashboard(t *testing.T, s *system) {
 		t.Errorf("web/e2e: %v (its packages come with `make web`)\n%s", err, out)
 	}
 	t.Logf("%s", out)
-}
-
-// noLeftovers checks that no workspace is left and nothing stays unfinished.
-func (s *system) noLeftovers(t *testing.T) {
-	t.Helper()
-	for _, r := range s.runners {
-		left, err := filepath.Glob(filepath.Join(r.home, "workspaces", "*", "bld_*"))
-		more, _ := filepath.Glob(filepath.Join(r.home, "workspaces", "bld_*"))
-		if left = append(left, more...); err != nil || len(left) > 0 {
-			t.Errorf("workspaces are left: %v, %v", left, err)
-		}
-	}
 }

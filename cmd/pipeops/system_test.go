@@ -266,6 +266,13 @@ func (s *system) newApp(name string, flags ...string) *sampleApp {
 	return a
 }
 
+// in is the app as a subtest uses it.
+func (a *sampleApp) in(t testing.TB) *sampleApp {
+	system, app := *a.system, *a
+	system.t, app.system = t, &system
+	return &app
+}
+
 func (a *sampleApp) git(args ...string) string {
 	a.t.Helper()
 	dir := a.work
@@ -313,6 +320,16 @@ var finals = []string{"DeploymentSucceeded", "RolledBack", "RollbackFailed", "Bu
 // events gives the log of what a commit led to, up to its final event.
 func (a *sampleApp) events(commit string, within time.Duration) []domain.Line {
 	a.t.Helper()
+	return a.until(commit, within, func(lines []domain.Line) bool {
+		l := lines[len(lines)-1]
+		return slices.Contains(finals, l.Type) ||
+			l.Type == "DeploymentFailed" && !a.clients[1].rollsBack(a.t.Context(), l.Stream[len("deployment/"):], l.Cursor)
+	})
+}
+
+// until follows what a commit leads to until it is enough, and gives all of it so far.
+func (a *sampleApp) until(commit string, within time.Duration, enough func([]domain.Line) bool) []domain.Line {
+	a.t.Helper()
 	ctx, cancel := context.WithTimeoutCause(a.t.Context(), within, errSlow)
 	defer cancel()
 	var lines []domain.Line
@@ -325,9 +342,7 @@ func (a *sampleApp) events(commit string, within time.Duration) []domain.Line {
 		if correlation == "" || l.CorrelationID != correlation {
 			return nil
 		}
-		lines = append(lines, l)
-		last := l.Type == "DeploymentFailed" && !a.clients[1].rollsBack(ctx, l.Stream[len("deployment/"):], l.Cursor)
-		if slices.Contains(finals, l.Type) || last {
+		if lines = append(lines, l); enough(lines) {
 			return errEnough
 		}
 		return nil

@@ -1,0 +1,235 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pipeops/pipeops/migrations"
+)
+
+// measureAppends compares appends with each peer, in rounds.
+func measureAppends(ctx context.Context, b *bench) error {
+	peers, err := b.openPeers(ctx)
+	if err != nil {
+		return err
+	}
+	defer peers.close()
+	for _, m := range []struct {
+		name    string
+		order   order
+		of      []string
+		targets map[string]float64 // by peer; "fastest" is the best of them
+	}{
+		{"append, 1 writer, single events", order{1, 1, b.seconds}, []string{"insert"}, map[string]float64{"insert": 0.85}},
+		{"append, 8 writers", order{8, 1, b.seconds}, []string{"watermill", "message-db", "emmett"}, map[string]float64{"watermill": 0.9, "message-db": 2, "emmett": 2}},
+		{"append, 64 in flight", order{64, 1, b.seconds}, []string{"watermill", "message-db", "emmett"}, map[string]float64{"fastest": 2.5}},
+		{"append, 512 in flight", order{512, 1, b.seconds}, []string{"watermill", "message-db", "emmett"}, map[string]float64{"fastest": 3.5}},
+		{"batches of 10, 8 writers", order{8, 10, b.seconds}, []string{"watermill", "message-db", "emmett"}, map[string]float64{"watermill": 0.9, "message-db": 3, "emmett": 3}},
+	} {
+		rates, err := peers.rounds(b.rounds, append([]string{"pipeops"}, m.of...), m.order)
+		if err != nil {
+			return err
+		}
+		rates["fastest"] = rates[slices.MaxFunc(m.of, func(x, y string) int {
+			return int(median(rates[x]) - median(rates[y]))
+		})]
+		for _, peer := range append(m.of, "fastest") {
+			if target := m.targets[peer]; target > 0 {
+				b.compare(m.name+", against "+peer, rates["pipeops"], rates[peer], "events/s", peer, target)
+			}
+		}
+	}
+	return b.measureProcesses(ctx, peers)
+}
+
+// measureProcesses compares three processes that append to one log with one process, the same appends in flight.
+func (b *bench) measureProcesses(ctx context.Context, p *peers) error {
+	others := make([]*driver, 3)
+	for i := range others {
+		d, err := startGoDriver(ctx, "pipeops", p.ours)
+		if err != nil {
+			return err
+		}
+		defer d.stop() //nolint:errcheck // nothing more is wanted of it
+		others[i] = d
+	}
+	for _, inFlight := range []int{63, 510} {
+		var one, three []float64
+		for range b.rounds {
+			alone, err := p.drivers["pipeops"].rate(order{inFlight, 1, b.seconds})
+			if err != nil {
+				return err
+			}
+			one = append(one, alone)
+			results := make(chan rated, len(others))
+			for _, d := range others {
+				go func() {
+					r, err := d.rate(order{inFlight / 3, 1, b.seconds})
+					results <- rated{r, err}
+				}()
+			}
+			sum := 0.0
+			var failed error
+			for range others {
+				r := <-results
+				sum, failed = sum+r.rate, errors.Join(failed, r.err)
+			}
+			if failed != nil {
+				return failed
+			}
+			three = append(three, sum)
+		}
+		b.compare(fmt.Sprintf("append by three processes, %d in flight", inFlight), three, one, "events/s", "one process", 0.8)
+	}
+	return nil
+}
+
+type rated struct {
+	rate float64
+	err  error
+}
+
+// peers are the drivers of all stores, each with a database of its own.
+type peers struct {
+	drivers map[string]*driver
+	ours    string // URL of our application's login
+	drops   []func()
+}
+
+func (p *peers) close() {
+	for name, d := range p.drivers {
+		if err := d.stop(); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", name, err)
+		}
+	}
+	for _, drop := range p.drops {
+		drop()
+	}
+}
+
+// rounds lets the named ones do an order in turn, each round in the other direction.
+func (p *peers) rounds(n int, names []string, o order) (map[string][]float64, error) {
+	rates := map[string][]float64{}
+	for round := -1; round < n; round++ { // the first one only warms up
+		for _, name := range names {
+			r, err := p.drivers[name].rate(o)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", name, err)
+			}
+			if round >= 0 {
+				rates[name] = append(rates[name], r)
+			}
+		}
+		slices.Reverse(names)
+	}
+	return rates, nil
+}
+
+func startGoDriver(ctx context.Context, kind, url string) (*driver, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	return startDriver(ctx, url, self, "drive", kind)
+}
+
+func (b *bench) openPeers(ctx context.Context) (*peers, error) {
+	p := &peers{drivers: map[string]*driver{}}
+	if err := b.installPeers(ctx); err != nil {
+		return nil, err
+	}
+	for _, name := range []string{"pipeops", "insert", "watermill", "message-db", "emmett"} {
+		if err := p.open(ctx, b, name); err != nil {
+			p.close()
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return p, nil
+}
+
+func (p *peers) open(ctx context.Context, b *bench, name string) error {
+	address, drop, err := b.database(ctx, strings.ReplaceAll(name, "-", ""))
+	if err != nil {
+		return err
+	}
+	p.drops = append(p.drops, drop)
+	var d *driver
+	switch name {
+	case "pipeops":
+		if p.ours, err = migrations.Up(ctx, address, slog.New(slog.DiscardHandler)); err == nil {
+			d, err = startGoDriver(ctx, name, p.ours)
+		}
+	case "insert":
+		if err = makeBare(ctx, address); err == nil {
+			d, err = startGoDriver(ctx, name, address)
+		}
+	case "message-db":
+		if err = b.installMessageDB(ctx, address); err == nil {
+			d, err = startGoDriver(ctx, name, address)
+		}
+	case "emmett":
+		d, err = startDriver(ctx, address, "node", filepath.Join(b.work, "emmett.mjs"))
+	default:
+		d, err = startGoDriver(ctx, name, address)
+	}
+	if err == nil {
+		p.drivers[name] = d
+	}
+	return err
+}
+
+// makeBare gives a table of the log's form and indexes without triggers.
+func makeBare(ctx context.Context, address string) error {
+	if _, err := migrations.Up(ctx, address, slog.New(slog.DiscardHandler)); err != nil {
+		return err
+	}
+	conn, err := pgx.Connect(ctx, address)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx) //nolint:errcheck // nothing is in flight
+	_, err = conn.Exec(ctx, `CREATE SCHEMA bare; CREATE SEQUENCE bare.position; CREATE TABLE bare.events (LIKE pipeops.events INCLUDING ALL)`)
+	return err
+}
+
+// installPeers fetches the peers that are npm packages.
+func (b *bench) installPeers(ctx context.Context) error {
+	for _, name := range []string{"package.json", "package-lock.json", "emmett.mjs"} {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(b.work, name), text, 0o644); err != nil { //nolint:gosec // no secret
+			return err
+		}
+	}
+	cmd := exec.CommandContext(ctx, "npm", "ci", "--no-audit", "--no-fund", "--silent")
+	cmd.Dir, cmd.Stderr = b.work, os.Stderr
+	return cmd.Run()
+}
+
+func (b *bench) installMessageDB(ctx context.Context, address string) error {
+	at, err := url.Parse(address)
+	if err != nil {
+		return err
+	}
+	password, _ := at.User.Password()
+	cmd := exec.CommandContext(ctx, "bash", "install.sh")
+	cmd.Dir = filepath.Join(b.work, "node_modules", "@eventide", "message-db", "database")
+	cmd.Env = append(os.Environ(), "CREATE_DATABASE=off", "DATABASE_NAME="+strings.TrimPrefix(at.Path, "/"), "PGHOST="+at.Hostname(),
+		"PGPORT="+at.Port(), "PGUSER="+at.User.Username(), "PGPASSWORD="+password)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("install: %w\n%s", err, out)
+	}
+	return nil
+}

@@ -1,0 +1,67 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"os"
+	"strings"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pipeops/pipeops/internal/local"
+)
+
+// startServer runs a private PostgreSQL with fsync on in a folder of its own, which stop removes.
+func startServer(ctx context.Context) (address string, stop func(), err error) {
+	home, err := os.MkdirTemp("/var/tmp", "pipeops-bench-")
+	if err != nil {
+		return "", nil, err
+	}
+	if err := os.Chmod(home, 0o711); err != nil { //nolint:gosec // the unprivileged PostgreSQL enters
+		return "", nil, err
+	}
+	config := local.Config{Home: home}
+	stop = func() {
+		if err := local.Down(context.WithoutCancel(ctx), config); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+		}
+		if err := os.RemoveAll(home); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+		}
+	}
+	address, err = local.StartPostgres(ctx, config)
+	if err != nil {
+		stop()
+		return "", nil, err
+	}
+	return address, stop, nil
+}
+
+// database makes a fresh one on the server and gives its URL and how to drop it.
+func (b *bench) database(ctx context.Context, name string) (address string, drop func(), err error) {
+	name = name + "_" + strings.ReplaceAll(uuid.NewString()[:13], "-", "")
+	at, err := url.Parse(b.server)
+	if err != nil {
+		return "", nil, err
+	}
+	execute := func(ctx context.Context, statement string) error {
+		conn, err := pgx.Connect(ctx, b.server)
+		if err != nil {
+			return err
+		}
+		defer conn.Close(ctx) //nolint:errcheck // nothing is in flight
+		_, err = conn.Exec(ctx, statement)
+		return err
+	}
+	if err := execute(ctx, "CREATE DATABASE "+name); err != nil {
+		return "", nil, err
+	}
+	at.Path = "/" + name
+	return at.String(), func() {
+		if err := execute(context.WithoutCancel(ctx), "DROP DATABASE "+name+" WITH (FORCE)"); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+		}
+	}, nil
+}

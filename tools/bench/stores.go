@@ -1,0 +1,133 @@
+package main
+
+import (
+	"context"
+	stdsql "database/sql"
+	"log/slog"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill-sql/v4/pkg/sql"
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+	_ "github.com/jackc/pgx/v5/stdlib" // of watermill-sql
+
+	"github.com/pipeops/pipeops/domain"
+	"github.com/pipeops/pipeops/eventstore"
+)
+
+// stores are what a Go driver can append to.
+var stores = map[string]func(ctx context.Context, url string) (appender, func(), error){
+	"pipeops": openPipeOps, "insert": openInsert, "watermill": openWatermill, "message-db": openMessageDB,
+}
+
+// connections that a peer has, one a writer up to here: more slow all of them, and the server takes 200.
+const connections = 40
+
+func newEvent() eventstore.NewEvent {
+	return eventstore.NewEvent{
+		ID: uuid.NewString(), Type: "LayerCached", SchemaVersion: 1, Body: body, ProjectID: "prj_1",
+		OccurredAt: time.Now(), Actor: "act_1", CorrelationID: "psh_1",
+	}
+}
+
+func openPipeOps(ctx context.Context, url string) (appender, func(), error) {
+	store, err := eventstore.Open(ctx, eventstore.Config{URL: url, Log: slog.Default()})
+	if err != nil {
+		return nil, nil, err
+	}
+	return func(ctx context.Context, _ int, stream string, version int64, batch int) error {
+		events := make([]eventstore.NewEvent, batch)
+		for i := range events {
+			events[i] = newEvent()
+		}
+		_, err := store.Append(ctx, eventstore.Append{Writes: []eventstore.Write{
+			{Stream: domain.Stream("build/" + stream), Expected: version, Events: events},
+		}})
+		return err
+	}, store.Close, nil
+}
+
+func openPool(ctx context.Context, url, schema string) (*pgxpool.Pool, error) {
+	config, err := pgxpool.ParseConfig(url)
+	if err != nil {
+		return nil, err
+	}
+	config.MaxConns = connections
+	config.ConnConfig.RuntimeParams["search_path"] = schema
+	return pgxpool.NewWithConfig(ctx, config)
+}
+
+// openInsert is the limit: the same row with the same indexes, by a prepared INSERT in a transaction of its own,
+// without order, check or lock.
+func openInsert(ctx context.Context, url string) (appender, func(), error) {
+	pool, err := openPool(ctx, url, "bare")
+	if err != nil {
+		return nil, nil, err
+	}
+	return func(ctx context.Context, _ int, stream string, version int64, _ int) error {
+		e := newEvent()
+		_, err := pool.Exec(ctx, `INSERT INTO bare.events (position, log_epoch, stream, version, id, project_id, type,
+			schema_version, body, occurred_at, recorded_at, actor, correlation_id, causation_id, attempt, attempt_seq, trace)
+			VALUES (nextval('bare.position'), 1, $1, $2, $3, $4, $5, $6, $7, $8, clock_timestamp(), $9, $10, $11, $12, $13, $14)`,
+			"build/"+stream, version+1, [16]byte(uuid.MustParse(e.ID)), string(e.ProjectID), e.Type, e.SchemaVersion, e.Body,
+			e.OccurredAt, e.Actor, e.CorrelationID, e.CausationID, string(e.Attempt), e.AttemptSeq, e.Trace)
+		return err
+	}, pool.Close, nil
+}
+
+// openWatermill publishes to one topic. It checks neither version nor id.
+func openWatermill(ctx context.Context, url string) (appender, func(), error) {
+	db, err := stdsql.Open("pgx", url)
+	if err != nil {
+		return nil, nil, err
+	}
+	db.SetMaxOpenConns(connections)
+	db.SetMaxIdleConns(connections)
+	publisher, err := sql.NewPublisher(sql.BeginnerFromStdSQL(db), sql.PublisherConfig{
+		SchemaAdapter: sql.DefaultPostgreSQLSchema{}, AutoInitializeSchema: true,
+	}, watermill.NopLogger{})
+	if err != nil {
+		return nil, nil, err
+	}
+	return func(ctx context.Context, _ int, stream string, _ int64, batch int) error {
+		messages := make([]*message.Message, batch)
+		for i := range messages {
+			messages[i] = message.NewMessage(uuid.NewString(), body)
+			messages[i].Metadata.Set("stream", stream)
+			messages[i].SetContext(ctx)
+		}
+		return publisher.Publish("events", messages...)
+	}, func() { _ = db.Close() }, nil
+}
+
+// openMessageDB writes to streams of one category, with the expected version. A batch is a transaction.
+func openMessageDB(ctx context.Context, url string) (appender, func(), error) {
+	pool, err := openPool(ctx, url, "message_store,public")
+	if err != nil {
+		return nil, nil, err
+	}
+	write := func(ctx context.Context, in interface {
+		Exec(ctx context.Context, sql string, arguments ...any) (pgconn.CommandTag, error)
+	}, stream string, expected int64) error {
+		_, err := in.Exec(ctx, "SELECT write_message($1, $2, $3, $4::jsonb, NULL, $5)",
+			uuid.NewString(), "build-"+stream, "LayerCached", string(body), expected)
+		return err
+	}
+	return func(ctx context.Context, _ int, stream string, version int64, batch int) error {
+		if batch == 1 {
+			return write(ctx, pool, stream, version-1)
+		}
+		return pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+			for i := range int64(batch) {
+				if err := write(ctx, tx, stream, version-1+i); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}, pool.Close, nil
+}
