@@ -121,7 +121,7 @@ func (s *Store) Find(ctx context.Context, ids ...string) ([]domain.Recorded, err
 	rows, err := s.pool.Query(ctx, selectEvents+" WHERE id = ANY ($1) ORDER BY position", parsed)
 	if err == nil {
 		var events []domain.Recorded
-		if events, err = pgx.CollectRows(rows, scan); err == nil {
+		if events, err = pgx.CollectRows(rows, readRow); err == nil {
 			return events, nil
 		}
 	}
@@ -131,7 +131,7 @@ func (s *Store) Find(ctx context.Context, ids ...string) ([]domain.Recorded, err
 const selectEvents = `SELECT position, log_epoch, stream, version, id::text, project_id, type, schema_version, body,
 	occurred_at, recorded_at, actor, correlation_id, causation_id, attempt, attempt_seq, trace FROM pipeops.events`
 
-func scan(row pgx.CollectableRow) (e domain.Recorded, err error) {
+func readRow(row pgx.CollectableRow) (e domain.Recorded, err error) {
 	err = row.Scan(&e.Cursor.Position, &e.Cursor.LogEpoch, &e.Stream, &e.Version, &e.ID, &e.ProjectID, &e.Type,
 		&e.SchemaVersion, &e.Body, &e.OccurredAt, &e.RecordedAt, &e.Actor, &e.CorrelationID, &e.CausationID,
 		&e.Attempt, &e.AttemptSeq, &e.Trace)
@@ -140,37 +140,64 @@ func scan(row pgx.CollectableRow) (e domain.Recorded, err error) {
 }
 
 // page gives the next events after a position up to another (0: the head), at most limit of them, and whether there
-// may be more.
+// may be more. It gives none only when there are no more.
 func (s *Store) page(ctx context.Context, after, until int64, f Filter, limit int) ([]domain.Recorded, bool, error) {
-	where, args := []string{"position > $1"}, []any{after}
-	and := func(condition string, arg any) {
-		args = append(args, arg)
-		where = append(where, fmt.Sprintf(condition, len(args)))
+	if f.Projects != nil && len(f.Projects) == 0 {
+		return nil, false, nil
 	}
-	if until > 0 {
-		and("position <= $%d", until)
+	if f.keys() != nil {
+		return s.pageByBlocks(ctx, after, until, f, limit)
 	}
-	if len(f.Projects) == 1 {
-		and("project_id = $%d AND project_id <> ''", string(f.Projects[0]))
-	} else if f.Projects != nil {
-		and("project_id = ANY ($%d)", f.Projects)
-	}
-	if len(f.Types) > 0 {
-		and("type = ANY ($%d)", f.Types)
-	}
-	if f.Streams != "" { // a range, for the index: U+10FFFF comes after all that is in use
-		and("stream >= $%[1]d AND stream < $%[1]d || U&'\\+10FFFF'", f.Streams)
-	}
-	if f.Correlation != "" {
-		and("correlation_id = $%d AND correlation_id <> ''", f.Correlation)
-	}
-	args = append(args, limit)
+	return s.scan(ctx, after, until, f, limit)
+}
+
+// scan is page by looking at every event.
+func (s *Store) scan(ctx context.Context, after, until int64, f Filter, limit int) ([]domain.Recorded, bool, error) {
+	c := f.conditions(after, until)
 	events, more, err := s.collect(ctx, limit,
-		fmt.Sprintf("%s WHERE %s ORDER BY position LIMIT $%d", selectEvents, strings.Join(where, " AND "), len(args)), args...)
+		fmt.Sprintf("%s WHERE %s ORDER BY position LIMIT %s", selectEvents, c.text(), c.arg(limit)), c.args...)
 	if err != nil {
 		return nil, false, fmt.Errorf("read the log after position %d: %w", after, err)
 	}
 	return events, more, nil
+}
+
+// conditions are a WHERE and its arguments.
+type conditions struct {
+	where []string
+	args  []any
+}
+
+// arg adds an argument and gives its name.
+func (c *conditions) arg(value any) string {
+	c.args = append(c.args, value)
+	return fmt.Sprintf("$%d", len(c.args))
+}
+
+func (c *conditions) and(condition string, value any) {
+	c.where = append(c.where, strings.ReplaceAll(condition, "?", c.arg(value)))
+}
+
+func (c *conditions) text() string { return strings.Join(c.where, " AND ") }
+
+func (f Filter) conditions(after, until int64) (c conditions) {
+	c.and("position > ?", after)
+	if until > 0 {
+		c.and("position <= ?", until)
+	}
+	if f.Projects != nil {
+		c.and("project_id = ANY (?)", f.Projects)
+	}
+	if len(f.Types) > 0 {
+		c.and("type = ANY (?)", f.Types)
+	}
+	if f.Streams != "" { // a range, for the index: U+10FFFF comes after all that is in use
+		c.and(`stream >= ? AND stream < ? || U&'\+10FFFF'`, f.Streams)
+	}
+	if f.Correlation != "" {
+		c.and("correlation_id = ?", f.Correlation)
+	}
+	return c
 }
 
 // collect gives at most limit rows, and no more once their bodies have filled a page.
@@ -181,7 +208,7 @@ func (s *Store) collect(ctx context.Context, limit int, query string, args ...an
 	}
 	defer rows.Close()
 	for size := 0; size < pageBytes && rows.Next(); {
-		e, err := scan(rows)
+		e, err := readRow(rows)
 		if err != nil {
 			return nil, false, err
 		}

@@ -20,12 +20,13 @@ const (
 	notifyPause = 5 * time.Millisecond // between two hints; the first one goes at once
 )
 
-// Run follows the log and feeds Subscribe and Wait, which stand still without it. One Run at a time. It heals every
+// Run follows the log and feeds Subscribe and Wait, which stand still without it, and keeps the index of filtered reading. One Run at a time. It heals every
 // loss of the database by itself, and returns nil when ctx has ended.
 func (s *Store) Run(ctx context.Context) error {
 	var group errgroup.Group
 	group.Go(func() error { s.follow(ctx); return nil })
 	group.Go(func() error { s.listen(ctx); return nil })
+	group.Go(func() error { s.keepIndex(ctx); return nil })
 	return group.Wait()
 }
 

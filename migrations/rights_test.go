@@ -111,6 +111,8 @@ func TestTheApplicationMayAppendAndReadAndNothingElse(t *testing.T) {
 		"INSERT INTO pipeops.deliveries VALUES ('d', gen_random_uuid(), '', '', '', '')",
 		"UPDATE pipeops.deliveries SET sealed = ''",
 		"DELETE FROM pipeops.keys",
+		"DELETE FROM pipeops.event_blocks",
+		"UPDATE pipeops.event_blocks_head SET next = 0",
 		"DELETE FROM pipeops.subject_keys",
 		"UPDATE pipeops.secrets SET sealed = ''",
 		"UPDATE pipeops.build_log_chunks SET packed = ''",
@@ -122,6 +124,7 @@ func TestTheApplicationMayAppendAndReadAndNothingElse(t *testing.T) {
 	for _, table := range []string{
 		"events", "events_json", "log_epochs", "cursors", "deliveries", "keys", "subject_keys", "secrets",
 		"tokens", "build_log_chunks", "claims", "claim_attempts", "schema_versions", "log_identity", "tree_tiles", "tree_heads",
+		"event_blocks", "event_blocks_head",
 	} {
 		must(t, app, "SELECT * FROM pipeops."+table)
 	}

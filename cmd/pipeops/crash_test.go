@@ -59,7 +59,7 @@ func TestKilledProcesses(t *testing.T) {
 		first, last string // events between which it is killed
 		of          func() []*process
 	}{
-		{"serve", "PushReceived", "ReleaseActivated", func() []*process { return s.serves }},
+		{"serve", "PushReceived", "DeploymentSucceeded", func() []*process { return s.serves }},
 		{"runner", "BuildStarted", "WorkspaceRemoved", func() []*process { return s.runners }},
 		{"deployer", "DeploymentStarted", "DeploymentSucceeded", func() []*process { return s.deployers }},
 	} {

@@ -1,0 +1,133 @@
+package eventstore
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/pipeops/pipeops/domain"
+)
+
+// Blocks of 256 positions, and which of them hold what: the index of filtered reading, kept behind the log.
+const (
+	blockEvents = 256
+	blockWindow = 4096 // blocks looked through at once for what a filter wants
+	blockPage   = 64   // of those, how many are read at once
+	indexAtOnce = 256  // blocks of one transaction
+	indexPause  = 100 * time.Millisecond
+)
+
+// keepIndex takes full blocks into the index, whichever process is first.
+func (s *Store) keepIndex(ctx context.Context) {
+	for done := int64(-1); ; {
+		now := s.hub.view()
+		if full := now.head.Position / blockEvents; now.following && full != done {
+			if err := s.index(ctx); err == nil {
+				done = full
+			} else if context.Cause(ctx) == nil {
+				s.config.Log.WarnContext(ctx, "the index of blocks stands still, and filtered reading gets slower", "err", err)
+			}
+		}
+		pause(ctx, indexPause)
+		select {
+		case <-ctx.Done():
+			return
+		case <-now.changed:
+		}
+	}
+}
+
+func (s *Store) index(ctx context.Context) error {
+	for blocks := int64(indexAtOnce); blocks == indexAtOnce; {
+		if err := s.pool.QueryRow(ctx, "SELECT pipeops.index_blocks($1)", indexAtOnce).Scan(&blocks); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// keys are what a block must hold to be worth reading: one of each list.
+func (f Filter) keys() (all [][]string) {
+	add := func(kind string, names []string) {
+		var keys []string
+		for _, name := range names {
+			keys = append(keys, kind+name)
+		}
+		if keys != nil {
+			all = append(all, keys)
+		}
+	}
+	if f.Correlation != "" {
+		add("c", []string{f.Correlation})
+	}
+	projects := make([]string, len(f.Projects))
+	for i, p := range f.Projects {
+		projects[i] = string(p)
+	}
+	add("p", projects)
+	add("t", f.Types)
+	return all
+}
+
+// blocks gives the next blocks after a position that hold what is wanted, at most so many, and the position up to which
+// there are no others. Where the index doesn't reach, indexed is false.
+func (s *Store) blocks(ctx context.Context, after int64, keys [][]string, atMost int) (found []int64, scanned int64, indexed bool, err error) {
+	query := `SELECT h.next, ARRAY(SELECT DISTINCT b.block FROM pipeops.event_blocks b
+		WHERE b.key = ANY ($1) AND b.block >= $2 AND b.block < $3`
+	first := after / blockEvents
+	args := []any{keys[0], first, first + blockWindow}
+	for _, more := range keys[1:] {
+		args = append(args, more)
+		query += fmt.Sprintf(" AND EXISTS (SELECT FROM pipeops.event_blocks o WHERE o.key = ANY ($%d) AND o.block = b.block)", len(args))
+	}
+	args = append(args, atMost)
+	query += fmt.Sprintf(" ORDER BY 1 LIMIT $%d) FROM pipeops.event_blocks_head h", len(args))
+	var next int64
+	if err := s.pool.QueryRow(ctx, query, args...).Scan(&next, &found); err != nil {
+		return nil, 0, false, err
+	}
+	if first >= next {
+		return nil, 0, false, nil
+	}
+	scanned = min(next, first+blockWindow) * blockEvents
+	if len(found) == atMost {
+		scanned = (found[atMost-1] + 1) * blockEvents
+	}
+	return found, scanned, true, nil
+}
+
+// pageByBlocks is page for a filter that the index knows. The fewer events blocks turn out to hold, the more of them
+// it reads at once.
+func (s *Store) pageByBlocks(ctx context.Context, after, until int64, f Filter, limit int) (events []domain.Recorded, more bool, err error) {
+	keys := f.keys()
+	for atOnce := 2; until == 0 || after < until; atOnce = min(2*atOnce, blockPage) {
+		blocks, scanned, indexed, err := s.blocks(ctx, after, keys, atOnce)
+		if err != nil {
+			return nil, false, fmt.Errorf("read the index of blocks after position %d: %w", after, err)
+		}
+		left := limit - len(events)
+		var found []domain.Recorded
+		if !indexed {
+			found, more, err = s.scan(ctx, after, until, f, left)
+			return append(events, found...), more, err
+		}
+		if found, more, err = s.readBlocks(ctx, blocks, after, until, f, left); err != nil {
+			return nil, false, fmt.Errorf("read the log after position %d: %w", after, err)
+		}
+		if events = append(events, found...); more {
+			return events, true, nil
+		}
+		after = scanned
+	}
+	return events, false, nil
+}
+
+func (s *Store) readBlocks(ctx context.Context, blocks []int64, after, until int64, f Filter, limit int) ([]domain.Recorded, bool, error) {
+	if len(blocks) == 0 {
+		return nil, false, nil
+	}
+	c := f.conditions(after, until)
+	return s.collect(ctx, limit, fmt.Sprintf(`%s JOIN unnest(%s::bigint[]) AS b (block)
+		ON position > b.block * %d AND position <= b.block * %d + %d WHERE %s ORDER BY position LIMIT %s`,
+		selectEvents, c.arg(blocks), blockEvents, blockEvents, blockEvents, c.text(), c.arg(limit)), c.args...)
+}

@@ -1,0 +1,94 @@
+package eventstore_test
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/pipeops/pipeops/domain"
+	"github.com/pipeops/pipeops/eventstore"
+)
+
+// What a filter finds is what looking at every event finds, however far the index of blocks has got.
+func TestFilteredReadingFindsWhatLookingAtEveryEventFinds(t *testing.T) {
+	t.Parallel()
+	s := setup(t)
+	dice := rand.New(rand.NewPCG(7, 7))
+	name := func(kind string, of int) string { return fmt.Sprint(kind, dice.IntN(of)*dice.IntN(of)) } // some common, some rare
+	for range 40 {
+		events := newEvents(50, "")
+		for i := range events {
+			events[i].Type, events[i].CorrelationID = name("Type", 5), name("psh_", 9)
+			events[i].ProjectID = domain.ProjectID(name("prj_", 7))
+			if dice.IntN(9) == 0 {
+				events[i].ProjectID, events[i].CorrelationID = "", ""
+			}
+		}
+		mustAppend(t, s.Store, one(domain.Stream(name("build/", 20)), eventstore.AnyVersion, events...))
+	}
+	all := collect(t, s.Read(t.Context(), eventstore.Query{}))
+	same := func() {
+		t.Helper()
+		for range 60 {
+			q := eventstore.Query{After: domain.Cursor{LogEpoch: 1, Position: dice.Int64N(2000)}}
+			if dice.IntN(2) == 0 {
+				q.Project = domain.ProjectID(name("prj_", 7))
+			}
+			if dice.IntN(3) == 0 {
+				q.Types = []string{name("Type", 5), name("Type", 5), "Never"}
+			}
+			if dice.IntN(3) == 0 {
+				q.Correlation = name("psh_", 9)
+			}
+			if dice.IntN(3) == 0 {
+				q.Until = q.After.Position + dice.Int64N(900)
+			}
+			if dice.IntN(4) == 0 {
+				q.Limit = 1 + dice.IntN(300)
+			}
+			filter := eventstore.Filter{Types: q.Types, Correlation: q.Correlation}
+			if q.Project != "" {
+				filter.Projects = []domain.ProjectID{q.Project}
+			}
+			var want []domain.Recorded
+			for _, e := range all {
+				in := e.Cursor.Position > q.After.Position && (q.Until == 0 || e.Cursor.Position <= q.Until)
+				if in && filter.Match(e) && (q.Limit == 0 || len(want) < q.Limit) {
+					want = append(want, e)
+				}
+			}
+			if diff := cmp.Diff(positions(want), positions(collect(t, s.Read(t.Context(), q)))); diff != "" {
+				t.Fatalf("%+v: (-want +got)\n%s", q, diff)
+			}
+		}
+	}
+	same() // without an index
+	indexed := func(want int64) error {
+		var next int64
+		if err := s.owner.QueryRow(t.Context(), "SELECT next FROM pipeops.event_blocks_head").Scan(&next); err != nil || next != want {
+			return errors.Join(err, fmt.Errorf("%d blocks are indexed, want %d", next, want))
+		}
+		return nil
+	}
+	if _, err := s.owner.Exec(t.Context(), "SELECT pipeops.index_blocks(3)"); err != nil {
+		t.Fatal(err)
+	}
+	if err := indexed(3); err != nil {
+		t.Fatal(err)
+	}
+	same() // half of it indexed
+	run(t, s.Store)
+	deadline := time.After(20 * time.Second)
+	for indexed(2000/256) != nil {
+		select {
+		case <-deadline:
+			t.Fatal(indexed(2000 / 256))
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	same()
+}
