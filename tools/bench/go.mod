@@ -11,6 +11,8 @@ require (
 	github.com/pipeops/pipeops v0.0.0
 )
 
+require golang.org/x/mod v0.42.0 // indirect
+
 require (
 	github.com/ThreeDotsLabs/watermill-sql/v4 v4.1.2
 	github.com/cenkalti/backoff/v5 v5.0.3 // indirect
