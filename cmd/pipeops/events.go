@@ -8,6 +8,7 @@ import (
 	"io"
 	"maps"
 	"os"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -64,7 +65,28 @@ func (g gqlEvent) line() (domain.Line, error) {
 	l := g.Line
 	var err error
 	l.Position, err = strconv.ParseInt(g.Position, 10, 64)
+	l.Data = stored(l.Data)
 	return l, err
+}
+
+// escaped is what Go's encoder makes of &, < and > unless told otherwise, as
+// the server's JSON has them; a backslash that is escaped itself goes first.
+var escaped = regexp.MustCompile(`\\\\|\\u0026|\\u003c|\\u003e`)
+
+// stored gives a body's bytes as the log keeps them (domain.Encode never
+// escapes for HTML), so that its hash can be checked.
+func stored(data []byte) []byte {
+	return escaped.ReplaceAllFunc(data, func(b []byte) []byte {
+		switch string(b) {
+		case `\u0026`:
+			return []byte("&")
+		case `\u003c`:
+			return []byte("<")
+		case `\u003e`:
+			return []byte(">")
+		}
+		return b
+	})
 }
 
 type batch struct {
@@ -158,11 +180,9 @@ type printer struct {
 
 func (p printer) print(l domain.Line) error {
 	if p.asJSON {
-		b, err := json.Marshal(l)
-		if err == nil {
-			_, err = fmt.Fprintln(p.w, string(b))
-		}
-		return err
+		enc := json.NewEncoder(p.w)
+		enc.SetEscapeHTML(false) // the body stays as it is stored
+		return enc.Encode(l)
 	}
 	subject := l.Stream[strings.LastIndex(l.Stream, "/")+1:]
 	_, err := fmt.Fprintf(p.w, "%8s  %s  %-20s %s%s\n", l.Cursor, l.OccurredAt.Local().Format("15:04:05.000"), l.Type, subject, gist(l.Data))
