@@ -350,3 +350,62 @@ func TestWhateverHappensWorkEndsOnceAndTheSlotIsFree(t *testing.T) {
 		}
 	})
 }
+
+// Whichever deliveries come late, in whatever order, the ref stays where the newest push in time has put it. Two in a
+// row may be late, three can't be told apart.
+func TestLateDeliveriesNeverMoveARefBack(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(rt *rapid.T) {
+		s := newScenario(t)
+		s.project()
+		ref := func() *Ref { return Of[Ref](s.state, RefStream("prj_1", "refs/heads/main")) }
+		head, row := "", 0
+		var late []ReceivePush
+		for n := range rapid.IntRange(2, 40).Draw(rt, "pushes") {
+			p := from(n, head, fmt.Sprint("c", n))
+			head = p.Commit
+			if n > 0 && row < 2 && rapid.Bool().Draw(rt, "late") {
+				late, row = append(late, p), row+1
+				continue
+			}
+			row = 0
+			s.then(p, "PushReceived", "RefMoved")
+			for len(late) > 0 && rapid.Bool().Draw(rt, "redelivered") {
+				i := rapid.IntRange(0, len(late)-1).Draw(rt, "which")
+				s.then(late[i], "PushIgnored")
+				late = slices.Delete(late, i, i+1)
+			}
+			if ref().Head != head {
+				rt.Fatalf("the ref stands at %s instead of %s", ref().Head, head)
+			}
+		}
+	})
+}
+
+// A walk in order is accepted as it is, wherever it goes and however often it comes back.
+func TestPushesInOrderAreNeverTakenForLateOnes(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(rt *rapid.T) {
+		s := newScenario(t)
+		s.project()
+		head := ""
+		for n, c := range rapid.SliceOfN(rapid.SampledFrom([]string{"a", "b", "c", "d"}), 1, 40).Draw(rt, "commits") {
+			if c == head {
+				continue
+			}
+			s.then(from(n, head, c), "PushReceived", "RefMoved")
+			head = c
+		}
+	})
+}
+
+func TestARefRemembersBoundedly(t *testing.T) {
+	t.Parallel()
+	var r Ref
+	for n := range 3 * keptCommits {
+		r.Evolve(RefMoved{Before: fmt.Sprint("b", n), After: fmt.Sprint("a", n)})
+	}
+	if len(r.left) != keptCommits || len(r.missed) != keptCommits {
+		t.Errorf("%d left, %d missed", len(r.left), len(r.missed))
+	}
+}

@@ -1,6 +1,9 @@
 package domain
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // PushEvent may stand in a push's stream.
 //
@@ -46,7 +49,7 @@ type PushIgnored struct {
 	Kind      string     `json:"kind"` // "push", "ping", "issues", …: what the source called it
 	Ref       string     `json:"ref,omitempty"`
 	Commit    string     `json:"commit,omitempty"`
-	Reason    string     `json:"reason"` // stable: "ping", "tag", "branch-deleted", "other-branch", "duplicate", "not-configured", "not-a-push"
+	Reason    string     `json:"reason"` // stable: "ping", "tag", "branch-deleted", "other-branch", "duplicate", "overtaken", "not-configured", "not-a-push"
 	Diagnosis *Diagnosis `json:"diagnosis,omitempty"`
 }
 
@@ -82,11 +85,32 @@ type RefMoved struct {
 func (RefMoved) isEvent()  {}
 func (RefMoved) refEvent() {}
 
+// keptCommits is how many commits a ref remembers to know late deliveries by.
+const keptCommits = 200
+
 // Ref is where a ref stands and which deliveries moved it.
 type Ref struct {
 	Head   string
 	Bodies map[string]bool
 	order  map[PushID]int // which push came when, from 1
+	left   []string       // commits that it stood at and moved on from, oldest first
+	missed []string       // those of them whose own push hasn't come
+}
+
+// overtaken says whether a push from before to after happened before the one that is the head: deliveries are late
+// when the host had to send them again. What moves the head itself is never late. Of three pushes missed in a row,
+// the middle one alone can't be told from a new one.
+func (r *Ref) overtaken(before, after string) bool {
+	return before != r.Head && (slices.Contains(r.missed, after) || before != "" && slices.Contains(r.left, before))
+}
+
+func (r *Ref) leave(commit string) {
+	if commit == "" {
+		return
+	}
+	if r.left = append(r.left, commit); len(r.left) > keptCommits {
+		r.left = slices.Clone(r.left[1:])
+	}
 }
 
 // newer says whether push a came after push b; false when the ref knows neither or one only.
@@ -96,6 +120,13 @@ func (r *Ref) newer(a, b PushID) bool { return r.order[b] > 0 && r.order[a] > r.
 func (r *Ref) Evolve(e RefEvent) {
 	switch e := e.(type) {
 	case RefMoved:
+		r.leave(r.Head)
+		if e.Before != r.Head && e.Before != "" {
+			r.leave(e.Before)
+			if r.missed = append(r.missed, e.Before); len(r.missed) > keptCommits {
+				r.missed = slices.Clone(r.missed[1:])
+			}
+		}
 		r.Head = e.After
 		if r.Bodies == nil {
 			r.Bodies, r.order = map[string]bool{}, map[PushID]int{}
@@ -172,11 +203,26 @@ func (c ReceivePush) ignore(p *Project, ref *Ref) (reason string, d *Diagnosis) 
 		return "other-branch", nil
 	case ref.Head == c.Commit || ref.Bodies[c.Body]:
 		return "duplicate", nil
+	case ref.overtaken(nonZero(c.Before), c.Commit):
+		return "overtaken", c.overtaken(p, ref)
 	}
 	if d := p.unconfigured(); d != nil {
 		return "not-configured", d
 	}
 	return "", nil
+}
+
+func (c ReceivePush) overtaken(p *Project, ref *Ref) *Diagnosis {
+	return &Diagnosis{
+		Code: "PUSH_OVERTAKEN", Title: "Push ignored: a newer one was there before it", Step: "push",
+		Error:  "commit " + c.Commit + " of " + c.Ref + " arrived after " + ref.Head + ", which was pushed later",
+		Reason: "Its delivery was late, and building it now would bring an older version back",
+		Fixes: []string{
+			"If the newer commit is what shall run, there is nothing to do",
+			"If the older one shall run, make it the head of the branch again: git push --force, or revert and push",
+		},
+		Run: "pipeops status " + p.Name,
+	}
 }
 
 // tracks says whether pushes to the branch are built.

@@ -178,6 +178,58 @@ func TestDeliveriesThatLeadToNothingSayWhy(t *testing.T) {
 	}
 }
 
+// from gives the n-th push, which moves the ref from a commit to another.
+func from(n int, before, after string) ReceivePush {
+	p := push(n, after)
+	p.Before = before
+	return p
+}
+
+func TestADeliveryThatComesTooLateDoesntBringAnOlderVersionBack(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		before []ReceivePush
+		late   ReceivePush
+	}{
+		"one":                 {[]ReceivePush{from(1, "", "a"), from(3, "b", "c")}, from(2, "a", "b")},
+		"the very first":      {[]ReceivePush{from(2, "a", "b")}, from(1, "", "a")},
+		"first of two":        {[]ReceivePush{from(1, "", "a"), from(4, "c", "d")}, from(2, "a", "b")},
+		"second of two":       {[]ReceivePush{from(1, "", "a"), from(4, "c", "d")}, from(3, "b", "c")},
+		"there and back":      {[]ReceivePush{from(1, "", "a"), from(4, "a", "d")}, from(2, "a", "b")},
+		"after more of them":  {[]ReceivePush{from(1, "", "a"), from(3, "b", "c"), from(4, "c", "d"), from(5, "d", "e")}, from(2, "a", "b")},
+		"after a forced push": {[]ReceivePush{from(1, "", "a"), from(3, "b", "c"), from(4, "c", "a")}, from(2, "x", "b")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newScenario(t)
+			s.project()
+			for _, p := range c.before {
+				s.then(p, "PushReceived", "RefMoved")
+			}
+			changes, err := c.late.Decide(s.state)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ignored, ok := changes[0].Event.(PushIgnored)
+			if !ok || ignored.Reason != "overtaken" || ignored.Diagnosis == nil || len(ignored.Diagnosis.Fixes) == 0 {
+				t.Errorf("got %+v", changes[0].Event)
+			}
+		})
+	}
+}
+
+func TestThereAndBackAndThereAgainAreThreePushes(t *testing.T) {
+	t.Parallel()
+	s := newScenario(t)
+	s.project()
+	s.then(from(1, "", "a"), "PushReceived", "RefMoved")
+	s.then(from(3, "b", "c"), "PushReceived", "RefMoved") // the one to b never came
+	for i, c := range []string{"b", "a", "b", "c", "a"} {
+		s.then(from(4+i, Of[Ref](s.state, RefStream("prj_1", "refs/heads/main")).Head, c), "PushReceived", "RefMoved")
+	}
+	s.then(from(10, "unknown", "d"), "PushReceived", "RefMoved") // something was missed, but d is news
+}
+
 func TestAPushToAProjectThatIsntConfiguredIsIgnoredWithADiagnosis(t *testing.T) {
 	t.Parallel()
 	s := newScenario(t)

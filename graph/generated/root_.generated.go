@@ -2579,7 +2579,7 @@ type Push {
   author: String!
   message: String!
   status: PushStatus!
-  "Of an ignored push: \"ping\", \"tag\", \"branch-deleted\", \"other-branch\", \"duplicate\", \"not-configured\", \"not-a-push\"."
+  "Of an ignored push: \"ping\", \"tag\", \"branch-deleted\", \"other-branch\", \"duplicate\", \"overtaken\", \"not-configured\", \"not-a-push\"."
   reason: String!
   "Why it was ignored or has failed."
   diagnosis: Diagnosis
