@@ -13,12 +13,12 @@ import (
 	"github.com/pipeops/pipeops/projections"
 )
 
-func (r *queryResolver) Build(ctx context.Context, id string, asOf *domain.Cursor, atLeast *domain.Cursor) (*projections.Build, error) {
+func (r *queryResolver) Build(ctx context.Context, id string, asOf *model.Moment, atLeast *domain.Cursor) (*projections.Build, error) {
 	b, err := r.config.Queries.Build(ctx, domain.BuildID(id), at(ctx))
 	return seen(ctx, r.Resolver, b, err, ofBuild)
 }
 
-func (r *queryResolver) Builds(ctx context.Context, project string, commit *string, first int, before *int64, asOf *domain.Cursor, atLeast *domain.Cursor) ([]projections.Build, error) {
+func (r *queryResolver) Builds(ctx context.Context, project string, commit *string, first int, before *int64, asOf *model.Moment, atLeast *domain.Cursor) ([]projections.Build, error) {
 	p, err := page(first, before)
 	if err != nil {
 		return nil, err

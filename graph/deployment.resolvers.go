@@ -21,11 +21,11 @@ func (r *mutationResolver) Rollback(ctx context.Context, input model.RollbackInp
 	return r.rollback(ctx, input)
 }
 
-func (r *queryResolver) Deployment(ctx context.Context, id string, asOf *domain.Cursor, atLeast *domain.Cursor) (*projections.Deployment, error) {
+func (r *queryResolver) Deployment(ctx context.Context, id string, asOf *model.Moment, atLeast *domain.Cursor) (*projections.Deployment, error) {
 	d, err := r.config.Queries.Deployment(ctx, domain.DeploymentID(id), at(ctx))
 	return seen(ctx, r.Resolver, d, err, ofDeployment)
 }
 
-func (r *queryResolver) Deployments(ctx context.Context, project string, environment *string, service *string, first int, before *int64, asOf *domain.Cursor, atLeast *domain.Cursor) ([]projections.Deployment, error) {
+func (r *queryResolver) Deployments(ctx context.Context, project string, environment *string, service *string, first int, before *int64, asOf *model.Moment, atLeast *domain.Cursor) ([]projections.Deployment, error) {
 	return r.deployments(ctx, project, environment, service, first, before)
 }

@@ -8,9 +8,11 @@ import (
 	"runtime/debug"
 
 	"github.com/99designs/gqlgen/graphql"
+	"github.com/vektah/gqlparser/v2/ast"
 	"github.com/vektah/gqlparser/v2/gqlerror"
 
 	"github.com/pipeops/pipeops/domain"
+	"github.com/pipeops/pipeops/graph/model"
 	"github.com/pipeops/pipeops/projections"
 )
 
@@ -23,6 +25,15 @@ func (e *coded) Error() string { return e.message }
 func badInput(field, message, fix string) error {
 	return &coded{"BAD_INPUT", field, message, fix}
 }
+
+// inField says which argument an error is about.
+type inField struct {
+	field string
+	err   error
+}
+
+func (e *inField) Error() string { return e.field + ": " + e.err.Error() }
+func (e *inField) Unwrap() error { return e.err }
 
 func notFound(field, what, fix string) error {
 	return &coded{"NOT_FOUND", field, "there is no " + what, fix}
@@ -72,17 +83,25 @@ func (p presenter) show(ctx context.Context, err error) *gqlerror.Error {
 	var refusal *domain.Refusal
 	var cursor *projections.CursorError
 	var behind *projections.BehindError
+	var moment *projections.TimeError
 	var ours *failure
+	field := fieldOf(err)
 	switch {
 	case errors.As(err, &known):
 	case errors.As(err, &refusal):
 		known = &coded{refusal.Code, refusal.Field, refusal.Message, refusal.Fix}
 	case errors.Is(err, domain.ErrCursor):
-		known = &coded{"CURSOR_BAD", "after", err.Error(), "use a cursor that this server gave you"}
+		known = &coded{"CURSOR_BAD", argumentOf(err), err.Error(), "use a cursor that this server gave you"}
 	case errors.As(err, &cursor) && cursor.Forked:
-		known = &coded{"CURSOR_FORKED", "after", cursor.Error(), fmt.Sprintf("forget what came after position %d, and read on from there", cursor.Since-1)}
+		known = &coded{"CURSOR_FORKED", field, cursor.Error(), fmt.Sprintf("forget what came after position %d, and read on from there", cursor.Since-1)}
 	case errors.As(err, &cursor):
-		known = &coded{"CURSOR_AHEAD", "after", cursor.Error(), "check that this is the server that gave you the cursor"}
+		known = &coded{"CURSOR_AHEAD", field, cursor.Error(), "check that this is the server that gave you the cursor"}
+	case errors.Is(err, model.ErrMoment):
+		known = &coded{"MOMENT_BAD", argumentOf(err), err.Error(), "use a cursor that this server gave you, or a time with its zone"}
+	case errors.As(err, &moment) && moment.Ahead:
+		known = &coded{"MOMENT_AHEAD", field, moment.Error(), "leave it out for now, or use an earlier time"}
+	case errors.As(err, &moment):
+		known = &coded{"MOMENT_BEFORE_LOG", field, moment.Error(), "use a later time, or the cursor 1.0 for before the first event"}
 	case errors.As(err, &behind):
 		known = &coded{"READ_MODEL_BEHIND", "", behind.Error(), "ask again in a moment, or see: pipeops doctor"}
 	case !errors.As(err, &ours) && isInput(err):
@@ -98,6 +117,24 @@ func (p presenter) show(ctx context.Context, err error) *gqlerror.Error {
 		Err: err, Message: known.message,
 		Extensions: map[string]any{"code": known.code, "field": known.field, "fix": known.fix},
 	}
+}
+
+// fieldOf names the argument that an error is about; "after" when nothing says more.
+func fieldOf(err error) string {
+	if in, ok := errors.AsType[*inField](err); ok {
+		return in.field
+	}
+	return "after"
+}
+
+// argumentOf names the argument that can't be read: the end of the path that gqlgen gives such an error.
+func argumentOf(err error) string {
+	if made, ok := errors.AsType[*gqlerror.Error](err); ok && len(made.Path) > 1 {
+		if name, ok := made.Path[len(made.Path)-1].(ast.PathName); ok {
+			return string(name)
+		}
+	}
+	return fieldOf(err)
 }
 
 // isInput says whether an error is gqlgen's about the request: an argument of the wrong form, for example.

@@ -12,8 +12,8 @@ import (
 	"github.com/pipeops/pipeops/graph/model"
 )
 
-func (r *queryResolver) Events(ctx context.Context, after *domain.Cursor, project *string, types []string, correlation *string, stream *string, first int) (*model.EventPage, error) {
-	return r.eventPage(ctx, value(after), project, types, correlation, stream, first)
+func (r *queryResolver) Events(ctx context.Context, after *domain.Cursor, until *model.Moment, project *string, types []string, correlation *string, stream *string, first int) (*model.EventPage, error) {
+	return r.eventPage(ctx, value(after), until, project, types, correlation, stream, first)
 }
 
 func (r *subscriptionResolver) Events(ctx context.Context, after *domain.Cursor, filter *model.EventFilter) (<-chan *model.EventBatch, error) {

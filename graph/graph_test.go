@@ -105,8 +105,8 @@ func TestRefusalsReachTheCallerWithCodeFieldAndFix(t *testing.T) {
 		{"BAD_INPUT", "first", `{ events(first: 2000) { cursor } }`},
 		{"BAD_INPUT", "types", `{ events(types: ["Nonsense"]) { cursor } }`},
 		{"BAD_INPUT", "name", `{ project { id } }`},
-		{"CURSOR_BAD", "after", `{ projects(atLeast: "nonsense") { id } }`},
-		{"CURSOR_AHEAD", "after", `{ projects(atLeast: "1.999999") { id } }`},
+		{"CURSOR_BAD", "atLeast", `{ projects(atLeast: "nonsense") { id } }`},
+		{"CURSOR_AHEAD", "atLeast", `{ projects(atLeast: "1.999999") { id } }`},
 		{"CURSOR_AHEAD", "after", `{ events(after: "7.1") { cursor } }`},
 		{"NOT_FOUND", "build", `{ buildLog(build: "bld_none") { text } }`},
 	} {
@@ -206,7 +206,7 @@ func TestChangesOfOneProjectByManyAtOnceAllStay(t *testing.T) {
 	}
 }
 
-const statusQuery = `query($asOf: Cursor, $at: Cursor) { status(project: "hello", asOf: $asOf, atLeast: $at) { phase commit digest address release { id }
+const statusQuery = `query($asOf: Moment, $at: Cursor) { status(project: "hello", asOf: $asOf, atLeast: $at) { phase commit digest address release { id }
 	quarantined { release why } latest { id phase reason diagnosis { title fixes } } } }`
 
 type statusView struct {
@@ -304,7 +304,7 @@ func TestNestedAnswersAreAsOfTheSameMoment(t *testing.T) {
 	_, build := w.push(project)
 	then := w.head().String()
 	w.build(project, build)
-	const query = `query($asOf: Cursor, $at: Cursor) { project(name: "hello", asOf: $asOf, atLeast: $at) { status { phase } lastPush { status builds { phase } deployments { phase } } } }`
+	const query = `query($asOf: Moment, $at: Cursor) { project(name: "hello", asOf: $asOf, atLeast: $at) { status { phase } lastPush { status builds { phase } deployments { phase } } } }`
 	got, err := json.Marshal([]any{
 		ask[any](w, query, map[string]any{"asOf": then}), ask[any](w, query, map[string]any{"at": w.head().String()}),
 	})

@@ -62,19 +62,19 @@ const (
 func complexity() (c generated.ComplexityRoot) {
 	times := func(n int) func(int) int { return func(child int) int { return 1 + n*child } }
 	page := func(child, first int) int { return 1 + max(1, first)*child }
-	c.Query.Projects = func(child int, _, _ *domain.Cursor) int { return times(fewRows)(child) }
-	c.Query.Status = func(child int, _ *string, _, _ *domain.Cursor) int { return times(fewRows)(child) }
+	c.Query.Projects = func(child int, _ *model.Moment, _ *domain.Cursor) int { return times(fewRows)(child) }
+	c.Query.Status = func(child int, _ *string, _ *model.Moment, _ *domain.Cursor) int { return times(fewRows)(child) }
 	c.Query.Workers = times(fewRows)
-	c.Query.Builds = func(child int, _ string, _ *string, first int, _ *int64, _, _ *domain.Cursor) int {
+	c.Query.Builds = func(child int, _ string, _ *string, first int, _ *int64, _ *model.Moment, _ *domain.Cursor) int {
 		return page(child, first)
 	}
-	c.Query.Pushes = func(child int, _ string, _ bool, first int, _ *int64, _, _ *domain.Cursor) int {
+	c.Query.Pushes = func(child int, _ string, _ bool, first int, _ *int64, _ *model.Moment, _ *domain.Cursor) int {
 		return page(child, first)
 	}
-	c.Query.Deployments = func(child int, _ string, _, _ *string, first int, _ *int64, _, _ *domain.Cursor) int {
+	c.Query.Deployments = func(child int, _ string, _, _ *string, first int, _ *int64, _ *model.Moment, _ *domain.Cursor) int {
 		return page(child, first)
 	}
-	c.Query.Events = func(child int, _ *domain.Cursor, _ *string, _ []string, _, _ *string, first int) int {
+	c.Query.Events = func(child int, _ *domain.Cursor, _ *model.Moment, _ *string, _ []string, _, _ *string, first int) int {
 		return page(child, first)
 	}
 	c.Subscription.Events = func(child int, _ *domain.Cursor, _ *model.EventFilter) int { return times(someRows)(child) }

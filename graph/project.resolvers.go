@@ -58,12 +58,12 @@ func (r *projectResolver) LastPush(ctx context.Context, obj *projections.Project
 	return r.config.Queries.LastPush(ctx, obj.ID, at(ctx))
 }
 
-func (r *queryResolver) Projects(ctx context.Context, asOf *domain.Cursor, atLeast *domain.Cursor) ([]projections.Project, error) {
+func (r *queryResolver) Projects(ctx context.Context, asOf *model.Moment, atLeast *domain.Cursor) ([]projections.Project, error) {
 	found, err := r.config.Queries.Projects(ctx, at(ctx))
 	return visible(ctx, r.Resolver, found, ofProject), err
 }
 
-func (r *queryResolver) Project(ctx context.Context, name *string, id *string, asOf *domain.Cursor, atLeast *domain.Cursor) (*projections.Project, error) {
+func (r *queryResolver) Project(ctx context.Context, name *string, id *string, asOf *model.Moment, atLeast *domain.Cursor) (*projections.Project, error) {
 	if (name == nil) == (id == nil) {
 		return nil, badInput("name", "a project is asked for by name or by id", "give one of both")
 	}
@@ -71,7 +71,7 @@ func (r *queryResolver) Project(ctx context.Context, name *string, id *string, a
 	return seen(ctx, r.Resolver, p, err, ofProject)
 }
 
-func (r *queryResolver) Status(ctx context.Context, project *string, asOf *domain.Cursor, atLeast *domain.Cursor) ([]projections.ServiceStatus, error) {
+func (r *queryResolver) Status(ctx context.Context, project *string, asOf *model.Moment, atLeast *domain.Cursor) ([]projections.ServiceStatus, error) {
 	of := ""
 	if value(project) != "" {
 		id, err := r.projectID(ctx, *project)

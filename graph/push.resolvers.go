@@ -10,6 +10,7 @@ import (
 
 	"github.com/pipeops/pipeops/domain"
 	"github.com/pipeops/pipeops/graph/generated"
+	"github.com/pipeops/pipeops/graph/model"
 	"github.com/pipeops/pipeops/projections"
 )
 
@@ -33,12 +34,12 @@ func (r *pushResolver) Deployments(ctx context.Context, obj *projections.Push) (
 	return r.config.Queries.DeploymentsOf(ctx, deploymentIDs(*obj), at(ctx))
 }
 
-func (r *queryResolver) Push(ctx context.Context, id string, asOf *domain.Cursor, atLeast *domain.Cursor) (*projections.Push, error) {
+func (r *queryResolver) Push(ctx context.Context, id string, asOf *model.Moment, atLeast *domain.Cursor) (*projections.Push, error) {
 	p, err := r.config.Queries.Push(ctx, domain.PushID(id), at(ctx))
 	return seen(ctx, r.Resolver, p, err, ofPush)
 }
 
-func (r *queryResolver) Pushes(ctx context.Context, project string, ignored bool, first int, before *int64, asOf *domain.Cursor, atLeast *domain.Cursor) ([]projections.Push, error) {
+func (r *queryResolver) Pushes(ctx context.Context, project string, ignored bool, first int, before *int64, asOf *model.Moment, atLeast *domain.Cursor) ([]projections.Push, error) {
 	p, err := page(first, before)
 	if err != nil {
 		return nil, err
@@ -50,7 +51,7 @@ func (r *queryResolver) Pushes(ctx context.Context, project string, ignored bool
 	return r.config.Queries.Pushes(ctx, of, ignored, p, at(ctx))
 }
 
-func (r *queryResolver) Timeline(ctx context.Context, project *string, push *string, asOf *domain.Cursor, atLeast *domain.Cursor) (*projections.Timeline, error) {
+func (r *queryResolver) Timeline(ctx context.Context, project *string, push *string, asOf *model.Moment, atLeast *domain.Cursor) (*projections.Timeline, error) {
 	return r.timeline(ctx, project, domain.PushID(value(push)))
 }
 

@@ -12,13 +12,20 @@ import (
 
 const maxEvents = 1000 // of a page of the log
 
-func (r *Resolver) eventPage(ctx context.Context, after domain.Cursor, project *string, types []string, correlation, stream *string, first int) (*model.EventPage, error) {
+func (r *Resolver) eventPage(ctx context.Context, after domain.Cursor, until *model.Moment, project *string, types []string, correlation, stream *string, first int) (*model.EventPage, error) {
 	if first < 1 || first > maxEvents {
 		return nil, badInput("first", "a page has 1 to 1000 events", "ask for 100, and for the next page with after")
 	}
 	f, err := r.filter(ctx, project, types, correlation, stream)
 	if err != nil {
 		return nil, err
+	}
+	if until != nil {
+		last, err := r.moment(ctx, "until", *until)
+		if err != nil {
+			return nil, err
+		}
+		f.Until = last.Position
 	}
 	batch, more, err := r.config.Queries.Events(ctx, after, f, first)
 	if err != nil {

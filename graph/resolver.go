@@ -4,31 +4,12 @@ import (
 	"context"
 	"strings"
 
-	"github.com/99designs/gqlgen/graphql"
-
 	"github.com/pipeops/pipeops/domain"
-	"github.com/pipeops/pipeops/graph/model"
 	"github.com/pipeops/pipeops/projections"
 )
 
 // Resolver answers the fields of the schema.
 type Resolver struct{ config Config }
-
-// at says as of when a field is answered: as the arguments of the query say that it stands in, or the mutation's answer.
-func at(ctx context.Context) (out projections.At) {
-	for f := graphql.GetFieldContext(ctx); f != nil; f = f.Parent {
-		if answer, ok := f.Result.(model.Answer); ok {
-			return projections.At{AtLeast: answer.Seen()}
-		}
-		if asOf, ok := f.Args["asOf"].(*domain.Cursor); ok && asOf != nil {
-			out.AsOf = asOf
-		}
-		if atLeast, ok := f.Args["atLeast"].(*domain.Cursor); ok && atLeast != nil {
-			out.AtLeast = *atLeast
-		}
-	}
-	return out
-}
 
 // mayRead says whether who asks may see what belongs to a project.
 func (r *Resolver) mayRead(ctx context.Context, project domain.ProjectID) bool {

@@ -161,13 +161,17 @@ func New(config Config) (*Handler, error) {
 		return nil, fmt.Errorf("graph: %w", err)
 	}
 	config = config.withDefaults()
+	resolver := &Resolver{config}
 	server := handler.New(generated.NewExecutableSchema(generated.Config{
-		Resolvers: &Resolver{config}, Complexity: complexity(),
+		Resolvers: resolver, Complexity: complexity(),
 	}))
 	errs := presenter{config.Log, config.NewID}
 	server.SetErrorPresenter(errs.present)
 	server.SetRecoverFunc(errs.recover)
 	server.AroundFields(errs.aroundField)
+	server.AroundOperations(moments{resolver}.aroundOperation)
+	server.AroundResponses(moments{resolver}.aroundResponse)
+	server.AroundFields(moments{resolver}.aroundField)
 	server.SetParserTokenLimit(maxTokens)
 	server.SetQueryCache(lru.New[*ast.QueryDocument](256))
 	server.Use(extension.Introspection{})

@@ -36,7 +36,9 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // world is a server of the API on a database of its own.
 type world struct {
 	t        testing.TB
+	app      string // address of the application's login
 	owner    *pgxpool.Pool
+	subjects *seal.Subjects
 	store    *eventstore.Store
 	commands *commands.Handler
 	records  struct {
@@ -68,7 +70,7 @@ func newWorld(t *testing.T, change ...func(*graph.Config)) *world {
 	url := testenv.Postgres(t)
 	app, err := migrations.Up(t.Context(), url, slog.New(slog.DiscardHandler))
 	must(t, err)
-	w := &world{t: t, now: time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)}
+	w := &world{t: t, app: app, now: time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)}
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
 	w.owner, err = pgxpool.New(t.Context(), url)
 	must(t, err)
@@ -82,10 +84,10 @@ func newWorld(t *testing.T, change ...func(*graph.Config)) *world {
 	pool := w.store.Pool()
 	keys, err := seal.Open(t.Context(), master, records.NewKeys(pool))
 	must(t, err)
-	subjects := seal.NewSubjects(keys, records.NewSubjects(pool))
-	w.commands, err = commands.New(commands.Config{Store: w.store, Sealer: subjects, Log: log})
+	w.subjects = seal.NewSubjects(keys, records.NewSubjects(pool))
+	w.commands, err = commands.New(commands.Config{Store: w.store, Sealer: w.subjects, Log: log})
 	must(t, err)
-	projector, err := projections.New(projections.Config{Store: w.store, Opener: subjects.OpenField, Log: log, Patience: 20 * time.Second})
+	projector, err := projections.New(projections.Config{Store: w.store, Opener: w.subjects.OpenField, Log: log, Patience: 20 * time.Second})
 	must(t, err)
 	running(t, projector.Run)
 	w.records.tokens, w.records.secrets = records.NewTokens(pool, keys), records.NewSecrets(pool, keys)
@@ -150,6 +152,20 @@ type problem struct {
 // post sends a query with the token.
 func (w *world) post(query string, variables map[string]any) (data json.RawMessage, problems []problem) {
 	w.t.Helper()
+	var answer struct {
+		Data   json.RawMessage `json:"data"`
+		Errors []problem       `json:"errors"`
+	}
+	b := w.raw(query, variables)
+	if err := json.Unmarshal(b, &answer); err != nil {
+		w.t.Fatalf("%s: %s", query, b)
+	}
+	return answer.Data, answer.Errors
+}
+
+// raw gives the answer as it came.
+func (w *world) raw(query string, variables map[string]any) []byte {
+	w.t.Helper()
 	body, err := json.Marshal(map[string]any{"query": query, "variables": variables})
 	must(w.t, err)
 	r, err := http.NewRequestWithContext(w.t.Context(), http.MethodPost, w.server.URL+"/graphql", bytes.NewReader(body))
@@ -159,16 +175,9 @@ func (w *world) post(query string, variables map[string]any) (data json.RawMessa
 	resp, err := http.DefaultClient.Do(r)
 	must(w.t, err)
 	defer func() { _ = resp.Body.Close() }()
-	var answer struct {
-		Data   json.RawMessage `json:"data"`
-		Errors []problem       `json:"errors"`
-	}
 	b, err := io.ReadAll(resp.Body)
 	must(w.t, err)
-	if err := json.Unmarshal(b, &answer); err != nil {
-		w.t.Fatalf("%s: %s", resp.Status, b)
-	}
-	return answer.Data, answer.Errors
+	return b
 }
 
 // ask wants an answer without errors.

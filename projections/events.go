@@ -12,6 +12,7 @@ import (
 
 // EventFilter picks events; an empty field lets everything through.
 type EventFilter struct {
+	Until       int64              // last position, for Events; 0 = the head
 	Projects    []domain.ProjectID // any of them; events of no project only when it is nil
 	Types       []string           // any of them
 	Stream      string             // what its name begins with: "build/", or a whole name
@@ -65,7 +66,10 @@ func (q *Queries) Events(ctx context.Context, after domain.Cursor, f EventFilter
 	if err != nil {
 		return batch, false, err
 	}
-	query := eventstore.Query{After: after, Types: f.Types, Streams: f.Stream, Correlation: f.Correlation, Limit: limit + 1}
+	if f.Until > 0 && f.Until < head.Position {
+		head.Position = f.Until
+	}
+	query := eventstore.Query{After: after, Until: f.Until, Types: f.Types, Streams: f.Stream, Correlation: f.Correlation, Limit: limit + 1}
 	if len(f.Projects) > 0 {
 		query.Project = f.Projects[0]
 	}

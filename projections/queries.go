@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,10 +21,13 @@ type Queries struct{ p *Projector }
 // Queries of these read models; some process must Run the projector.
 func (p *Projector) Queries() *Queries { return &Queries{p} }
 
-// At says as of when a query is answered. The zero value: now.
+// At says as of when a query is answered. The zero value: now, each read model as far as it is. What Pin gives is one
+// moment for all.
 type At struct {
 	AsOf    *domain.Cursor // as if the log ended there
 	AtLeast domain.Cursor  // with this seen; the query waits for it
+
+	seen []string // read models that are known to have seen AsOf
 }
 
 // Page picks part of a list, newest first.
@@ -79,8 +83,12 @@ func (q *Queries) BuildsOf(ctx context.Context, ids []domain.BuildID, at At) ([]
 
 // Builds gives a project's builds, newest first; commit (the whole hash or its beginning) may be empty.
 func (q *Queries) Builds(ctx context.Context, project domain.ProjectID, commit string, page Page, at At) ([]Build, error) {
+	if commit == "" {
+		return list(ctx, q, at, buildsProjection, builds, "project = $2 AND place < $3 ORDER BY place DESC LIMIT $4",
+			project, page.before(), page.limit())
+	}
 	return list(ctx, q, at, buildsProjection, builds,
-		"project = $2 AND starts_with(lookup, $3) AND place < $4 ORDER BY place DESC LIMIT $5",
+		"project = $2 AND "+begins("lookup", "$3")+" AND place < $4 ORDER BY place DESC LIMIT $5",
 		project, commit, page.before(), page.limit())
 }
 
@@ -96,10 +104,21 @@ func (q *Queries) DeploymentsOf(ctx context.Context, ids []domain.DeploymentID, 
 
 // Deployments gives a project's deployments, newest first; environment and service may be empty.
 func (q *Queries) Deployments(ctx context.Context, project domain.ProjectID, environment domain.EnvironmentID, service domain.ServiceID, page Page, at At) ([]Deployment, error) {
-	return list(ctx, q, at, deploymentsProjection, deployments,
-		`project = $2 AND ($3 = '' OR split_part(lookup, '/', 1) = $3) AND ($4 = '' OR split_part(lookup, '/', 2) = $4)
-			AND place < $5 ORDER BY place DESC LIMIT $6`,
-		project, environment, service, page.before(), page.limit())
+	condition, args := "project = $2 AND place < $3", []any{project, page.before(), page.limit()}
+	switch {
+	case environment != "" && service != "":
+		condition, args = condition+" AND lookup = $5", append(args, slotKey(environment, service))
+	case environment != "":
+		condition, args = condition+" AND "+begins("lookup", "$5"), append(args, string(environment)+"/")
+	case service != "":
+		condition, args = condition+" AND split_part(lookup, '/', 2) = $5", append(args, service)
+	}
+	return list(ctx, q, at, deploymentsProjection, deployments, condition+" ORDER BY place DESC LIMIT $4", args...)
+}
+
+// begins is the condition that a column begins with a text, as a range, which an index knows how to find.
+func begins(column, text string) string {
+	return fmt.Sprintf(`%[1]s >= %[2]s AND %[1]s < %[2]s || U&'\+10FFFF'`, column, text)
 }
 
 // Push finds a push.
@@ -193,20 +212,26 @@ func first[T any](rows []T, err error) (*T, error) {
 }
 
 // list gives the rows that a condition picks, now or as of a position ($1).
+//
+// What a row is found by never changes, and no row ever goes: so the rows of any moment are those of now that had begun
+// by then, found by the same indexes, each with what it said then. That stands in the history when it was changed since.
 func list[T any](ctx context.Context, q *Queries, at At, from *projection, k kind[T], condition string, args ...any) ([]T, error) {
-	if err := q.wait(ctx, at, from); err != nil {
-		return nil, err
+	if at.AsOf == nil || !slices.Contains(at.seen, from.name) {
+		if err := q.wait(ctx, at, from); err != nil {
+			return nil, err
+		}
 	}
 	p := place{from, ""}
-	source := quoted(p.table(k.table)) + " WHERE $1::bigint IS NULL"
+	said, begun := "row", "$1::bigint IS NULL"
 	var asOf *int64
 	if at.AsOf != nil {
 		asOf = &at.AsOf.Position
-		const columns = "SELECT key, project, lookup, place, row FROM "
-		source = "(" + columns + quoted(p.table(k.table)) + " WHERE from_position <= $1 UNION ALL " +
-			columns + quoted(p.history(k.table)) + " WHERE from_position <= $1 AND to_position > $1) then_ WHERE TRUE"
+		said = "CASE WHEN from_position <= $1 THEN row ELSE (SELECT h.row FROM " + quoted(p.history(k.table)) +
+			" h WHERE h.key = now_.key AND h.from_position <= $1 ORDER BY h.from_position DESC LIMIT 1) END"
+		begun = "place <= $1"
 	}
-	found, err := q.p.config.Pool.Query(ctx, "SELECT row FROM "+source+" AND "+condition, append([]any{asOf}, args...)...)
+	found, err := q.p.config.Pool.Query(ctx, "SELECT "+said+" FROM "+quoted(p.table(k.table))+" now_ WHERE "+begun+" AND "+condition,
+		append([]any{asOf}, args...)...)
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", k.table, err)
 	}
@@ -229,7 +254,7 @@ func (q *Queries) wait(ctx context.Context, at At, from *projection) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, q.p.config.Patience, errImpatient)
+	patience, cancel := context.WithTimeoutCause(ctx, q.p.config.Patience, errImpatient)
 	defer cancel()
 	for {
 		at, here, changed := q.p.marks.of(from.name)
@@ -237,7 +262,7 @@ func (q *Queries) wait(ctx context.Context, at At, from *projection) error {
 			return nil
 		}
 		known, err := q.p.checkpoints(ctx) // another process may be ahead of this one
-		if err != nil && context.Cause(ctx) == nil {
+		if err != nil {
 			return err
 		}
 		status, there := known[place{from, ""}.checkpoint()]
@@ -245,11 +270,11 @@ func (q *Queries) wait(ctx context.Context, at At, from *projection) error {
 			return nil
 		}
 		select {
-		case <-ctx.Done():
-			if errors.Is(context.Cause(ctx), errImpatient) {
+		case <-patience.Done():
+			if errors.Is(context.Cause(patience), errImpatient) {
 				return &BehindError{from.name, status.Cursor.Position, wanted, status.StoppedError}
 			}
-			return context.Cause(ctx)
+			return context.Cause(patience)
 		case <-changed:
 		case <-time.After(time.Second):
 		}

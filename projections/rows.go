@@ -16,7 +16,8 @@ type kind[T any] struct {
 	index func(T) index
 }
 
-// index is what rows are found by besides their key.
+// index is what rows are found by besides their key. It is set when a row begins, and never changes: so the rows of any
+// moment are found by those of now.
 type index struct {
 	project domain.ProjectID
 	lookup  string // one thing more; what it is, the kind says
@@ -47,7 +48,11 @@ func (k kind[T]) put(r *rows, key string, value T) {
 	if had != nil && bytes.Equal(had.now.doc, doc) {
 		return
 	}
-	r.writes = append(r.writes, write{ref{k.table, key}, version{from: r.at, index: k.index(value), doc: doc}})
+	found := k.index(value)
+	if had != nil && had.now.from != 0 {
+		found = had.now.index
+	}
+	r.writes = append(r.writes, write{ref{k.table, key}, version{from: r.at, index: found, doc: doc}})
 }
 
 // change puts what f makes of a row, if there is such a row.

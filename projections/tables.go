@@ -38,7 +38,8 @@ CREATE TABLE IF NOT EXISTS projections.checkpoints (
     stopped_at       timestamptz
 )`
 
-// A row is json, not jsonb, which refuses a NUL within a text, and tools do print NULs.
+// A row is json, not jsonb, which refuses a NUL within a text, and tools do print NULs. History rows are found by the
+// rows that they once were: see list.
 const createTable = `
 CREATE TABLE IF NOT EXISTS $table (
     key           text COLLATE "C" PRIMARY KEY,
@@ -59,9 +60,7 @@ CREATE TABLE IF NOT EXISTS $history (
     to_position   bigint NOT NULL CHECK (to_position > from_position),
     row           json NOT NULL,
     PRIMARY KEY (key, from_position)
-);
-CREATE INDEX ON $history (project, place);
-CREATE INDEX ON $history (lookup, place);`
+);`
 
 // create makes the checkpoint and the tables of places that aren't there yet.
 func create(ctx context.Context, pool *pgxpool.Pool, places ...place) error {

@@ -10,7 +10,7 @@ const config: CodegenConfig = {
       presetConfig: { fragmentMasking: { unmaskFunctionName: "unmask" } },
       config: {
         strictScalars: true,
-        scalars: { Cursor: "string", Position: "string", Time: "string", JSON: "unknown", Int64: "number" },
+        scalars: { Cursor: "string", Moment: "string", Position: "string", Time: "string", JSON: "unknown", Int64: "number" },
         enumsAsTypes: true,
         useTypeImports: true,
         onlyOperationTypes: true,

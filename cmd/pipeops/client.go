@@ -88,39 +88,49 @@ func asError(errs []gqlError) error {
 
 // do asks one query or mutation.
 func (c *client) do(ctx context.Context, query string, variables map[string]any, out any) error {
+	_, err := c.ask(ctx, query, variables, out)
+	return err
+}
+
+// ask is do, and tells as of which cursors the fields of a query were answered.
+func (c *client) ask(ctx context.Context, query string, variables map[string]any, out any) (asOf map[string]string, err error) {
 	body, err := json.Marshal(map[string]any{"query": query, "variables": variables})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.url+"/graphql", bytes.NewReader(body))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("Authorization", "Bearer "+c.token)
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return fmt.Errorf("reach %s: %w (is it running? pipeops up)", c.url, err)
+		return nil, fmt.Errorf("reach %s: %w (is it running? pipeops up)", c.url, err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode == http.StatusUnauthorized {
-		return c.unknownToken()
+		return nil, c.unknownToken()
 	}
 	b, err := io.ReadAll(resp.Body)
 	if err != nil {
-		return fmt.Errorf("read the answer of %s: %w", c.url, err)
+		return nil, fmt.Errorf("read the answer of %s: %w", c.url, err)
 	}
 	var answer struct {
 		Data   json.RawMessage `json:"data"`
 		Errors []gqlError      `json:"errors"`
+
+		Extensions struct {
+			AsOf map[string]string `json:"asOf"`
+		} `json:"extensions"`
 	}
 	if err := json.Unmarshal(b, &answer); err != nil {
-		return fmt.Errorf("%s answered %s, not GraphQL", c.url, resp.Status)
+		return nil, fmt.Errorf("%s answered %s, not GraphQL", c.url, resp.Status)
 	}
 	if err := asError(answer.Errors); err != nil {
-		return err
+		return nil, err
 	}
-	return json.Unmarshal(answer.Data, out)
+	return answer.Extensions.AsOf, json.Unmarshal(answer.Data, out)
 }
 
 // Close codes of graphql-transport-ws.

@@ -22,11 +22,11 @@ const eventFields = `{ cursor position epoch id stream version project type sche
 
 func eventsCommand() *cobra.Command {
 	var follow, asJSON bool
-	var after, project string
+	var after, until, project string
 	var types []string
 	cmd := &cobra.Command{
 		Use: "events", Short: "Print the log, or follow it", Args: cobra.NoArgs,
-		Example: "  pipeops events --follow --project shop\n  pipeops events --json --after 1.42",
+		Example: "  pipeops events --follow --project shop\n  pipeops events --json --after 1.42 --until 2026-11-24T03:00:00Z",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := newClient()
 			if err != nil {
@@ -40,8 +40,14 @@ func eventsCommand() *cobra.Command {
 				filter["types"] = types
 			}
 			p := printer{w: cmd.OutOrStdout(), asJSON: asJSON}
+			if follow && until != "" {
+				return usage("--until ends the log, and --follow goes on with it: leave one out")
+			}
 			if follow {
 				return c.follow(cmd.Context(), after, filter, p.print)
+			}
+			if until != "" {
+				filter["until"] = until
 			}
 			return c.pages(cmd.Context(), after, filter, p.print)
 		},
@@ -50,6 +56,7 @@ func eventsCommand() *cobra.Command {
 	f.BoolVarP(&follow, "follow", "f", false, "go on with what is recorded from now on; a lost connection is taken up where it was")
 	f.BoolVar(&asJSON, "json", false, "one JSON object a line")
 	f.StringVar(&after, "after", "", "cursor to begin behind, for example 1.42")
+	f.StringVar(&until, "until", "", "cursor or time to end with, for example 1.42 or 2026-11-24T03:00:00Z (default: the newest event)")
 	f.StringVar(&project, "project", "", "only of this project")
 	f.StringSliceVar(&types, "type", nil, "only of these types")
 	return cmd
@@ -106,8 +113,8 @@ func (c *client) pages(ctx context.Context, after string, filter map[string]any,
 		var out struct {
 			Events batch `json:"events"`
 		}
-		err := c.do(ctx, `query($after: Cursor, $project: ID, $types: [String!], $first: Int!) {
-			events(after: $after, project: $project, types: $types, first: $first) { events `+eventFields+` cursor more } }`, vars, &out)
+		err := c.do(ctx, `query($after: Cursor, $until: Moment, $project: ID, $types: [String!], $first: Int!) {
+			events(after: $after, until: $until, project: $project, types: $types, first: $first) { events `+eventFields+` cursor more } }`, vars, &out)
 		if err != nil {
 			return err
 		}

@@ -179,7 +179,7 @@ func projectCreate() *cobra.Command {
 			if err := c.do(cmd.Context(), `mutation($in: CreateProjectInput!) { createProject(input: $in) { cursor project `+projectFields+` } }`, map[string]any{"in": in}, &out); err != nil {
 				return err
 			}
-			return c.printProject(cmd, args[0], out.CreateProject.Cursor, asJSON)
+			return c.printProject(cmd, args[0], out.CreateProject.Cursor, "", asJSON)
 		},
 	}
 	s.flags(cmd)
@@ -217,17 +217,22 @@ type project struct {
 	} `json:"environments"`
 }
 
-// printProject shows a project as it is once the read model has seen the cursor.
-func (c *client) printProject(cmd *cobra.Command, name, atLeast string, asJSON bool) error {
-	vars := map[string]any{"name": name}
+// printProject shows a project as it is once the read model has seen the cursor, or as it was.
+func (c *client) printProject(cmd *cobra.Command, name, atLeast string, then asOf, asJSON bool) error {
+	vars := then.in(map[string]any{"name": name})
 	if atLeast != "" {
 		vars["at"] = atLeast
 	}
 	var out struct{ Project json.RawMessage }
-	if err := c.do(cmd.Context(), `query($name: String!, $at: Cursor) { project(name: $name, atLeast: $at) `+projectFields+` }`, vars, &out); err != nil {
+	at, err := c.ask(cmd.Context(), `query($name: String!, $at: Cursor, $asOf: Moment) { project(name: $name, atLeast: $at, asOf: $asOf) `+projectFields+` }`, vars, &out)
+	if err != nil {
 		return err
 	}
+	then.tell(cmd, at["project"])
 	if string(out.Project) == "null" {
+		if then != "" {
+			return &coded{exitRefused, fmt.Errorf("there was no project %s then; see: pipeops project list --as-of %s", name, then)}
+		}
 		return &coded{exitRefused, fmt.Errorf("there is no project %s; see: pipeops project list", name)}
 	}
 	if asJSON {
@@ -254,6 +259,7 @@ func (c *client) printProject(cmd *cobra.Command, name, atLeast string, asJSON b
 
 func projectList() *cobra.Command {
 	var asJSON bool
+	var then asOf
 	cmd := &cobra.Command{
 		Use: "list", Short: "List the projects", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -262,9 +268,11 @@ func projectList() *cobra.Command {
 				return err
 			}
 			var out struct{ Projects json.RawMessage }
-			if err := c.do(cmd.Context(), `{ projects `+projectFields+` }`, nil, &out); err != nil {
+			at, err := c.ask(cmd.Context(), `query($asOf: Moment) { projects(asOf: $asOf) `+projectFields+` }`, then.in(map[string]any{}), &out)
+			if err != nil {
 				return err
 			}
+			then.tell(cmd, at["projects"])
 			if asJSON {
 				return printJSON(cmd.OutOrStdout(), out.Projects)
 			}
@@ -284,11 +292,13 @@ func projectList() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print them as JSON")
+	then.flag(cmd)
 	return cmd
 }
 
 func projectShow() *cobra.Command {
 	var asJSON bool
+	var then asOf
 	cmd := &cobra.Command{
 		Use: "show NAME", Short: "Show a project's settings", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -296,10 +306,11 @@ func projectShow() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return c.printProject(cmd, args[0], "", asJSON)
+			return c.printProject(cmd, args[0], "", then, asJSON)
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print it as JSON")
+	then.flag(cmd)
 	return cmd
 }
 
@@ -359,7 +370,7 @@ func projectSet() *cobra.Command {
 			if cursor == "" {
 				return usage("nothing to set: see pipeops project set --help")
 			}
-			return c.printProject(cmd, args[0], cursor, asJSON)
+			return c.printProject(cmd, args[0], cursor, "", asJSON)
 		},
 	}
 	s.flags(cmd)

@@ -32,7 +32,7 @@ func root() *cobra.Command {
 	defer strict(cmd)
 	cmd.AddCommand(
 		upCommand(), downCommand(), serveCommand(), runnerCommand(), deployerCommand(), migrateCommand(), doctorCommand(),
-		projectCommand(), statusCommand(), eventsCommand(), logsCommand(), deployCommand(), rollbackCommand(),
+		projectCommand(), statusCommand(), whyCommand(), eventsCommand(), logsCommand(), deployCommand(), rollbackCommand(),
 		tokenCommand(), workerCommand(), hookCommand(), versionCommand(),
 	)
 	return cmd

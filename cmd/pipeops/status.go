@@ -7,7 +7,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-const statusQuery = `query($project: ID) { status(project: $project) {
+const statusQuery = `query($project: ID, $asOf: Moment) { status(project: $project, asOf: $asOf) {
   project projectName environment environmentName namespace service serviceName digest commit address activatedAt phase
   release { id build commit image configVersion } latest { id phase diagnosis ` + diagnosisFields + ` rollbackDiagnosis ` + diagnosisFields + ` }
   quarantined { release why } } }`
@@ -31,8 +31,10 @@ type statusRow struct {
 
 func statusCommand() *cobra.Command {
 	var asJSON bool
+	var then asOf
 	cmd := &cobra.Command{
 		Use: "status [PROJECT]", Short: "Show what runs where, and why the last deployment failed", Args: cobra.MaximumNArgs(1),
+		Example: "  pipeops status shop\n  pipeops status --as-of 2026-11-24T03:00:00Z",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := newClient()
 			if err != nil {
@@ -42,7 +44,7 @@ func statusCommand() *cobra.Command {
 			if len(args) == 1 {
 				project = args[0]
 			}
-			raw, rows, err := c.status(cmd, project)
+			raw, rows, err := c.status(cmd, project, then)
 			if err != nil {
 				return err
 			}
@@ -68,18 +70,43 @@ func statusCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print it as JSON")
+	then.flag(cmd)
 	return cmd
 }
 
-func (c *client) status(cmd *cobra.Command, project string) (json.RawMessage, []statusRow, error) {
+// asOf is a moment to answer as of: a cursor or a time; empty: now.
+type asOf string
+
+func (a *asOf) flag(cmd *cobra.Command) {
+	cmd.Flags().StringVar((*string)(a), "as-of", "", "answer as it was answered then: a cursor or a time, for example 1.42 or 2026-11-24T03:00:00Z")
+}
+
+// in puts the moment among the variables of a query.
+func (a asOf) in(vars map[string]any) map[string]any {
+	if a != "" {
+		vars["asOf"] = string(a)
+	}
+	return vars
+}
+
+// tell says which place in the log a moment was, for who asked for one.
+func (a asOf) tell(cmd *cobra.Command, cursor string) {
+	if a != "" {
+		fmt.Fprintf(cmd.ErrOrStderr(), "as of %s\n", cursor)
+	}
+}
+
+func (c *client) status(cmd *cobra.Command, project string, then asOf) (json.RawMessage, []statusRow, error) {
 	vars := map[string]any{}
 	if project != "" {
 		vars["project"] = project
 	}
 	var out struct{ Status json.RawMessage }
-	if err := c.do(cmd.Context(), statusQuery, vars, &out); err != nil {
+	at, err := c.ask(cmd.Context(), statusQuery, then.in(vars), &out)
+	if err != nil {
 		return nil, nil, err
 	}
+	then.tell(cmd, at["status"])
 	var rows []statusRow
 	return out.Status, rows, json.Unmarshal(out.Status, &rows)
 }

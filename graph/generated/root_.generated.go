@@ -243,19 +243,20 @@ type ComplexityRoot struct {
 	}
 
 	Query struct {
-		Build       func(childComplexity int, id string, asOf *domain.Cursor, atLeast *domain.Cursor) int
+		Build       func(childComplexity int, id string, asOf *model.Moment, atLeast *domain.Cursor) int
 		BuildLog    func(childComplexity int, build string, attempt *string, after int64) int
-		Builds      func(childComplexity int, project string, commit *string, first int, before *int64, asOf *domain.Cursor, atLeast *domain.Cursor) int
-		Deployment  func(childComplexity int, id string, asOf *domain.Cursor, atLeast *domain.Cursor) int
-		Deployments func(childComplexity int, project string, environment *string, service *string, first int, before *int64, asOf *domain.Cursor, atLeast *domain.Cursor) int
-		Events      func(childComplexity int, after *domain.Cursor, project *string, types []string, correlation *string, stream *string, first int) int
+		Builds      func(childComplexity int, project string, commit *string, first int, before *int64, asOf *model.Moment, atLeast *domain.Cursor) int
+		Deployment  func(childComplexity int, id string, asOf *model.Moment, atLeast *domain.Cursor) int
+		Deployments func(childComplexity int, project string, environment *string, service *string, first int, before *int64, asOf *model.Moment, atLeast *domain.Cursor) int
+		Events      func(childComplexity int, after *domain.Cursor, until *model.Moment, project *string, types []string, correlation *string, stream *string, first int) int
 		Head        func(childComplexity int) int
-		Project     func(childComplexity int, name *string, id *string, asOf *domain.Cursor, atLeast *domain.Cursor) int
-		Projects    func(childComplexity int, asOf *domain.Cursor, atLeast *domain.Cursor) int
-		Push        func(childComplexity int, id string, asOf *domain.Cursor, atLeast *domain.Cursor) int
-		Pushes      func(childComplexity int, project string, ignored bool, first int, before *int64, asOf *domain.Cursor, atLeast *domain.Cursor) int
-		Status      func(childComplexity int, project *string, asOf *domain.Cursor, atLeast *domain.Cursor) int
-		Timeline    func(childComplexity int, project *string, push *string, asOf *domain.Cursor, atLeast *domain.Cursor) int
+		Project     func(childComplexity int, name *string, id *string, asOf *model.Moment, atLeast *domain.Cursor) int
+		Projects    func(childComplexity int, asOf *model.Moment, atLeast *domain.Cursor) int
+		Push        func(childComplexity int, id string, asOf *model.Moment, atLeast *domain.Cursor) int
+		Pushes      func(childComplexity int, project string, ignored bool, first int, before *int64, asOf *model.Moment, atLeast *domain.Cursor) int
+		Status      func(childComplexity int, project *string, asOf *model.Moment, atLeast *domain.Cursor) int
+		Timeline    func(childComplexity int, project *string, push *string, asOf *model.Moment, atLeast *domain.Cursor) int
+		Why         func(childComplexity int, environment string, service *string, project *string, asOf *model.Moment, atLeast *domain.Cursor) int
 		Workers     func(childComplexity int) int
 	}
 
@@ -349,6 +350,43 @@ type ComplexityRoot struct {
 	Webhook struct {
 		Provider func(childComplexity int) int
 		Revision func(childComplexity int) int
+	}
+
+	Why struct {
+		AsOf            func(childComplexity int) int
+		Beside          func(childComplexity int) int
+		Environment     func(childComplexity int) int
+		EnvironmentName func(childComplexity int) int
+		More            func(childComplexity int) int
+		Project         func(childComplexity int) int
+		ProjectName     func(childComplexity int) int
+		Release         func(childComplexity int) int
+		Service         func(childComplexity int) int
+		ServiceName     func(childComplexity int) int
+		Since           func(childComplexity int) int
+		Steps           func(childComplexity int) int
+	}
+
+	WhyBeside struct {
+		By      func(childComplexity int) int
+		Commit  func(childComplexity int) int
+		Outcome func(childComplexity int) int
+		Steps   func(childComplexity int) int
+		Subject func(childComplexity int) int
+		Text    func(childComplexity int) int
+	}
+
+	WhyStep struct {
+		Actor     func(childComplexity int) int
+		At        func(childComplexity int) int
+		Because   func(childComplexity int) int
+		Cursor    func(childComplexity int) int
+		Diagnosis func(childComplexity int) int
+		Event     func(childComplexity int) int
+		Subject   func(childComplexity int) int
+		Text      func(childComplexity int) int
+		Type      func(childComplexity int) int
+		Who       func(childComplexity int) int
 	}
 
 	Worker struct {
@@ -1374,7 +1412,7 @@ func (e *executableSchema) Complexity(ctx context.Context, typeName, field strin
 			return 0, false
 		}
 
-		return e.ComplexityRoot.Query.Build(childComplexity, args["id"].(string), args["asOf"].(*domain.Cursor), args["atLeast"].(*domain.Cursor)), true
+		return e.ComplexityRoot.Query.Build(childComplexity, args["id"].(string), args["asOf"].(*model.Moment), args["atLeast"].(*domain.Cursor)), true
 	case "Query.buildLog":
 		if e.ComplexityRoot.Query.BuildLog == nil {
 			break
@@ -1396,7 +1434,7 @@ func (e *executableSchema) Complexity(ctx context.Context, typeName, field strin
 			return 0, false
 		}
 
-		return e.ComplexityRoot.Query.Builds(childComplexity, args["project"].(string), args["commit"].(*string), args["first"].(int), args["before"].(*int64), args["asOf"].(*domain.Cursor), args["atLeast"].(*domain.Cursor)), true
+		return e.ComplexityRoot.Query.Builds(childComplexity, args["project"].(string), args["commit"].(*string), args["first"].(int), args["before"].(*int64), args["asOf"].(*model.Moment), args["atLeast"].(*domain.Cursor)), true
 	case "Query.deployment":
 		if e.ComplexityRoot.Query.Deployment == nil {
 			break
@@ -1407,7 +1445,7 @@ func (e *executableSchema) Complexity(ctx context.Context, typeName, field strin
 			return 0, false
 		}
 
-		return e.ComplexityRoot.Query.Deployment(childComplexity, args["id"].(string), args["asOf"].(*domain.Cursor), args["atLeast"].(*domain.Cursor)), true
+		return e.ComplexityRoot.Query.Deployment(childComplexity, args["id"].(string), args["asOf"].(*model.Moment), args["atLeast"].(*domain.Cursor)), true
 	case "Query.deployments":
 		if e.ComplexityRoot.Query.Deployments == nil {
 			break
@@ -1418,7 +1456,7 @@ func (e *executableSchema) Complexity(ctx context.Context, typeName, field strin
 			return 0, false
 		}
 
-		return e.ComplexityRoot.Query.Deployments(childComplexity, args["project"].(string), args["environment"].(*string), args["service"].(*string), args["first"].(int), args["before"].(*int64), args["asOf"].(*domain.Cursor), args["atLeast"].(*domain.Cursor)), true
+		return e.ComplexityRoot.Query.Deployments(childComplexity, args["project"].(string), args["environment"].(*string), args["service"].(*string), args["first"].(int), args["before"].(*int64), args["asOf"].(*model.Moment), args["atLeast"].(*domain.Cursor)), true
 	case "Query.events":
 		if e.ComplexityRoot.Query.Events == nil {
 			break
@@ -1429,7 +1467,7 @@ func (e *executableSchema) Complexity(ctx context.Context, typeName, field strin
 			return 0, false
 		}
 
-		return e.ComplexityRoot.Query.Events(childComplexity, args["after"].(*domain.Cursor), args["project"].(*string), args["types"].([]string), args["correlation"].(*string), args["stream"].(*string), args["first"].(int)), true
+		return e.ComplexityRoot.Query.Events(childComplexity, args["after"].(*domain.Cursor), args["until"].(*model.Moment), args["project"].(*string), args["types"].([]string), args["correlation"].(*string), args["stream"].(*string), args["first"].(int)), true
 	case "Query.head":
 		if e.ComplexityRoot.Query.Head == nil {
 			break
@@ -1447,7 +1485,7 @@ func (e *executableSchema) Complexity(ctx context.Context, typeName, field strin
 			return 0, false
 		}
 
-		return e.ComplexityRoot.Query.Project(childComplexity, args["name"].(*string), args["id"].(*string), args["asOf"].(*domain.Cursor), args["atLeast"].(*domain.Cursor)), true
+		return e.ComplexityRoot.Query.Project(childComplexity, args["name"].(*string), args["id"].(*string), args["asOf"].(*model.Moment), args["atLeast"].(*domain.Cursor)), true
 	case "Query.projects":
 		if e.ComplexityRoot.Query.Projects == nil {
 			break
@@ -1458,7 +1496,7 @@ func (e *executableSchema) Complexity(ctx context.Context, typeName, field strin
 			return 0, false
 		}
 
-		return e.ComplexityRoot.Query.Projects(childComplexity, args["asOf"].(*domain.Cursor), args["atLeast"].(*domain.Cursor)), true
+		return e.ComplexityRoot.Query.Projects(childComplexity, args["asOf"].(*model.Moment), args["atLeast"].(*domain.Cursor)), true
 	case "Query.push":
 		if e.ComplexityRoot.Query.Push == nil {
 			break
@@ -1469,7 +1507,7 @@ func (e *executableSchema) Complexity(ctx context.Context, typeName, field strin
 			return 0, false
 		}
 
-		return e.ComplexityRoot.Query.Push(childComplexity, args["id"].(string), args["asOf"].(*domain.Cursor), args["atLeast"].(*domain.Cursor)), true
+		return e.ComplexityRoot.Query.Push(childComplexity, args["id"].(string), args["asOf"].(*model.Moment), args["atLeast"].(*domain.Cursor)), true
 	case "Query.pushes":
 		if e.ComplexityRoot.Query.Pushes == nil {
 			break
@@ -1480,7 +1518,7 @@ func (e *executableSchema) Complexity(ctx context.Context, typeName, field strin
 			return 0, false
 		}
 
-		return e.ComplexityRoot.Query.Pushes(childComplexity, args["project"].(string), args["ignored"].(bool), args["first"].(int), args["before"].(*int64), args["asOf"].(*domain.Cursor), args["atLeast"].(*domain.Cursor)), true
+		return e.ComplexityRoot.Query.Pushes(childComplexity, args["project"].(string), args["ignored"].(bool), args["first"].(int), args["before"].(*int64), args["asOf"].(*model.Moment), args["atLeast"].(*domain.Cursor)), true
 	case "Query.status":
 		if e.ComplexityRoot.Query.Status == nil {
 			break
@@ -1491,7 +1529,7 @@ func (e *executableSchema) Complexity(ctx context.Context, typeName, field strin
 			return 0, false
 		}
 
-		return e.ComplexityRoot.Query.Status(childComplexity, args["project"].(*string), args["asOf"].(*domain.Cursor), args["atLeast"].(*domain.Cursor)), true
+		return e.ComplexityRoot.Query.Status(childComplexity, args["project"].(*string), args["asOf"].(*model.Moment), args["atLeast"].(*domain.Cursor)), true
 	case "Query.timeline":
 		if e.ComplexityRoot.Query.Timeline == nil {
 			break
@@ -1502,7 +1540,18 @@ func (e *executableSchema) Complexity(ctx context.Context, typeName, field strin
 			return 0, false
 		}
 
-		return e.ComplexityRoot.Query.Timeline(childComplexity, args["project"].(*string), args["push"].(*string), args["asOf"].(*domain.Cursor), args["atLeast"].(*domain.Cursor)), true
+		return e.ComplexityRoot.Query.Timeline(childComplexity, args["project"].(*string), args["push"].(*string), args["asOf"].(*model.Moment), args["atLeast"].(*domain.Cursor)), true
+	case "Query.why":
+		if e.ComplexityRoot.Query.Why == nil {
+			break
+		}
+
+		args, err := ec.field_Query_why_args(ctx, rawArgs)
+		if err != nil {
+			return 0, false
+		}
+
+		return e.ComplexityRoot.Query.Why(childComplexity, args["environment"].(string), args["service"].(*string), args["project"].(*string), args["asOf"].(*model.Moment), args["atLeast"].(*domain.Cursor)), true
 	case "Query.workers":
 		if e.ComplexityRoot.Query.Workers == nil {
 			break
@@ -1907,6 +1956,177 @@ func (e *executableSchema) Complexity(ctx context.Context, typeName, field strin
 
 		return e.ComplexityRoot.Webhook.Revision(childComplexity), true
 
+	case "Why.asOf":
+		if e.ComplexityRoot.Why.AsOf == nil {
+			break
+		}
+
+		return e.ComplexityRoot.Why.AsOf(childComplexity), true
+	case "Why.beside":
+		if e.ComplexityRoot.Why.Beside == nil {
+			break
+		}
+
+		return e.ComplexityRoot.Why.Beside(childComplexity), true
+	case "Why.environment":
+		if e.ComplexityRoot.Why.Environment == nil {
+			break
+		}
+
+		return e.ComplexityRoot.Why.Environment(childComplexity), true
+	case "Why.environmentName":
+		if e.ComplexityRoot.Why.EnvironmentName == nil {
+			break
+		}
+
+		return e.ComplexityRoot.Why.EnvironmentName(childComplexity), true
+	case "Why.more":
+		if e.ComplexityRoot.Why.More == nil {
+			break
+		}
+
+		return e.ComplexityRoot.Why.More(childComplexity), true
+	case "Why.project":
+		if e.ComplexityRoot.Why.Project == nil {
+			break
+		}
+
+		return e.ComplexityRoot.Why.Project(childComplexity), true
+	case "Why.projectName":
+		if e.ComplexityRoot.Why.ProjectName == nil {
+			break
+		}
+
+		return e.ComplexityRoot.Why.ProjectName(childComplexity), true
+	case "Why.release":
+		if e.ComplexityRoot.Why.Release == nil {
+			break
+		}
+
+		return e.ComplexityRoot.Why.Release(childComplexity), true
+	case "Why.service":
+		if e.ComplexityRoot.Why.Service == nil {
+			break
+		}
+
+		return e.ComplexityRoot.Why.Service(childComplexity), true
+	case "Why.serviceName":
+		if e.ComplexityRoot.Why.ServiceName == nil {
+			break
+		}
+
+		return e.ComplexityRoot.Why.ServiceName(childComplexity), true
+	case "Why.since":
+		if e.ComplexityRoot.Why.Since == nil {
+			break
+		}
+
+		return e.ComplexityRoot.Why.Since(childComplexity), true
+	case "Why.steps":
+		if e.ComplexityRoot.Why.Steps == nil {
+			break
+		}
+
+		return e.ComplexityRoot.Why.Steps(childComplexity), true
+
+	case "WhyBeside.by":
+		if e.ComplexityRoot.WhyBeside.By == nil {
+			break
+		}
+
+		return e.ComplexityRoot.WhyBeside.By(childComplexity), true
+	case "WhyBeside.commit":
+		if e.ComplexityRoot.WhyBeside.Commit == nil {
+			break
+		}
+
+		return e.ComplexityRoot.WhyBeside.Commit(childComplexity), true
+	case "WhyBeside.outcome":
+		if e.ComplexityRoot.WhyBeside.Outcome == nil {
+			break
+		}
+
+		return e.ComplexityRoot.WhyBeside.Outcome(childComplexity), true
+	case "WhyBeside.steps":
+		if e.ComplexityRoot.WhyBeside.Steps == nil {
+			break
+		}
+
+		return e.ComplexityRoot.WhyBeside.Steps(childComplexity), true
+	case "WhyBeside.subject":
+		if e.ComplexityRoot.WhyBeside.Subject == nil {
+			break
+		}
+
+		return e.ComplexityRoot.WhyBeside.Subject(childComplexity), true
+	case "WhyBeside.text":
+		if e.ComplexityRoot.WhyBeside.Text == nil {
+			break
+		}
+
+		return e.ComplexityRoot.WhyBeside.Text(childComplexity), true
+
+	case "WhyStep.actor":
+		if e.ComplexityRoot.WhyStep.Actor == nil {
+			break
+		}
+
+		return e.ComplexityRoot.WhyStep.Actor(childComplexity), true
+	case "WhyStep.at":
+		if e.ComplexityRoot.WhyStep.At == nil {
+			break
+		}
+
+		return e.ComplexityRoot.WhyStep.At(childComplexity), true
+	case "WhyStep.because":
+		if e.ComplexityRoot.WhyStep.Because == nil {
+			break
+		}
+
+		return e.ComplexityRoot.WhyStep.Because(childComplexity), true
+	case "WhyStep.cursor":
+		if e.ComplexityRoot.WhyStep.Cursor == nil {
+			break
+		}
+
+		return e.ComplexityRoot.WhyStep.Cursor(childComplexity), true
+	case "WhyStep.diagnosis":
+		if e.ComplexityRoot.WhyStep.Diagnosis == nil {
+			break
+		}
+
+		return e.ComplexityRoot.WhyStep.Diagnosis(childComplexity), true
+	case "WhyStep.event":
+		if e.ComplexityRoot.WhyStep.Event == nil {
+			break
+		}
+
+		return e.ComplexityRoot.WhyStep.Event(childComplexity), true
+	case "WhyStep.subject":
+		if e.ComplexityRoot.WhyStep.Subject == nil {
+			break
+		}
+
+		return e.ComplexityRoot.WhyStep.Subject(childComplexity), true
+	case "WhyStep.text":
+		if e.ComplexityRoot.WhyStep.Text == nil {
+			break
+		}
+
+		return e.ComplexityRoot.WhyStep.Text(childComplexity), true
+	case "WhyStep.type":
+		if e.ComplexityRoot.WhyStep.Type == nil {
+			break
+		}
+
+		return e.ComplexityRoot.WhyStep.Type(childComplexity), true
+	case "WhyStep.who":
+		if e.ComplexityRoot.WhyStep.Who == nil {
+			break
+		}
+
+		return e.ComplexityRoot.WhyStep.Who(childComplexity), true
+
 	case "Worker.class":
 		if e.ComplexityRoot.Worker.Class == nil {
 			break
@@ -2063,9 +2283,9 @@ func newExecutionContext(
 
 var sources = []*ast.Source{
 	{Name: "../schema/build.graphqls", Input: `extend type Query {
-  build(id: ID!, asOf: Cursor, atLeast: Cursor): Build
+  build(id: ID!, asOf: Moment, atLeast: Cursor): Build
   "Newest first. ` + "`" + `project` + "`" + ` is a name or an id; ` + "`" + `before` + "`" + ` is the ` + "`" + `position` + "`" + ` of the last one of the page before."
-  builds(project: ID!, commit: String, first: Int! = 20, before: Position, asOf: Cursor, atLeast: Cursor): [Build!]!
+  builds(project: ID!, commit: String, first: Int! = 20, before: Position, asOf: Moment, atLeast: Cursor): [Build!]!
   """
   Output of a build from a byte on. Ask again with ` + "`" + `after: next` + "`" + ` until ` + "`" + `done` + "`" + `.
   Without ` + "`" + `attempt` + "`" + `: of the newest attempt that has output.
@@ -2131,9 +2351,9 @@ type BuildLog {
 }
 `, BuiltIn: false},
 	{Name: "../schema/deployment.graphqls", Input: `extend type Query {
-  deployment(id: ID!, asOf: Cursor, atLeast: Cursor): Deployment
+  deployment(id: ID!, asOf: Moment, atLeast: Cursor): Deployment
   "Newest first. ` + "`" + `project` + "`" + `, ` + "`" + `environment` + "`" + ` and ` + "`" + `service` + "`" + ` are names or ids; ` + "`" + `before` + "`" + ` is the ` + "`" + `position` + "`" + ` of the last one of the page before."
-  deployments(project: ID!, environment: ID, service: ID, first: Int! = 20, before: Position, asOf: Cursor, atLeast: Cursor): [Deployment!]!
+  deployments(project: ID!, environment: ID, service: ID, first: Int! = 20, before: Position, asOf: Moment, atLeast: Cursor): [Deployment!]!
 }
 
 extend type Mutation {
@@ -2227,8 +2447,8 @@ type DeploymentPayload {
 }
 `, BuiltIn: false},
 	{Name: "../schema/event.graphqls", Input: `extend type Query {
-  "A page of the log, oldest first. ` + "`" + `project` + "`" + ` is a name or an id."
-  events(after: Cursor, project: ID, types: [String!], correlation: String, stream: String, first: Int! = 100): EventPage!
+  "A page of the log, oldest first, up to and including ` + "`" + `until` + "`" + `. ` + "`" + `project` + "`" + ` is a name or an id."
+  events(after: Cursor, until: Moment, project: ID, types: [String!], correlation: String, stream: String, first: Int! = 100): EventPage!
 }
 
 extend type Subscription {
@@ -2292,11 +2512,11 @@ type EventPage {
 `, BuiltIn: false},
 	{Name: "../schema/project.graphqls", Input: `extend type Query {
   "By name."
-  projects(asOf: Cursor, atLeast: Cursor): [Project!]!
+  projects(asOf: Moment, atLeast: Cursor): [Project!]!
   "By name or id; null when there is none."
-  project(name: String, id: ID, asOf: Cursor, atLeast: Cursor): Project
+  project(name: String, id: ID, asOf: Moment, atLeast: Cursor): Project
   "What runs where: one row per environment and service. Without a project: of all of them."
-  status(project: ID, asOf: Cursor, atLeast: Cursor): [Status!]!
+  status(project: ID, asOf: Moment, atLeast: Cursor): [Status!]!
 }
 
 extend type Mutation {
@@ -2531,11 +2751,11 @@ type RotateWebhookSecretPayload {
 }
 `, BuiltIn: false},
 	{Name: "../schema/push.graphqls", Input: `extend type Query {
-  push(id: ID!, asOf: Cursor, atLeast: Cursor): Push
+  push(id: ID!, asOf: Moment, atLeast: Cursor): Push
   "Newest first. ` + "`" + `project` + "`" + ` is a name or an id; ` + "`" + `before` + "`" + ` is the ` + "`" + `position` + "`" + ` of the last one of the page before."
-  pushes(project: ID!, ignored: Boolean! = false, first: Int! = 20, before: Position, asOf: Cursor, atLeast: Cursor): [Push!]!
+  pushes(project: ID!, ignored: Boolean! = false, first: Int! = 20, before: Position, asOf: Moment, atLeast: Cursor): [Push!]!
   "Of a push, or of the last push of a project (name or id) that wasn't ignored; null when there is none."
-  timeline(project: ID, push: ID, asOf: Cursor, atLeast: Cursor): Timeline
+  timeline(project: ID, push: ID, asOf: Moment, atLeast: Cursor): Timeline
 }
 
 extend type Subscription {
@@ -2626,6 +2846,13 @@ Keep it, and hand it back as ` + "`" + `after` + "`" + `, ` + "`" + `asOf` + "`"
 """
 scalar Cursor
 
+"""
+A place in the log as a Cursor, or as a time, RFC 3339: "1.42" or "2026-11-24T03:00:00Z". A time is the last place that
+was recorded at or before it, to the microsecond, by the clock of the database; the same time is always the same place.
+Times before the first event, and times to come, are none.
+"""
+scalar Moment
+
 "A number of the log's one order, 1, 2, 3, …, as text."
 scalar Position
 
@@ -2641,10 +2868,15 @@ scalar Int64
 """
 Every query of a read model takes
 - ` + "`" + `atLeast` + "`" + `: wait until the read model has seen this cursor, for example the one that a mutation answered with;
-- ` + "`" + `asOf` + "`" + `: answer as it would have been answered when the log ended there.
+- ` + "`" + `asOf` + "`" + `: answer as it was answered when the log ended there.
+
+All that one request asks for without ` + "`" + `asOf` + "`" + ` is answered as of one moment. The answer's ` + "`" + `extensions { asOf }` + "`" + ` tells the
+cursor of each field of Query that was answered so; the same fields with that ` + "`" + `asOf` + "`" + ` are answered the same for ever, byte
+for byte, but for personal fields that were erased since.
 
 Errors carry ` + "`" + `extensions { code field fix }` + "`" + `. Codes: UNAUTHENTICATED, NOT_FOUND, BAD_INPUT, CURSOR_BAD, CURSOR_FORKED,
-CURSOR_AHEAD, READ_MODEL_BEHIND, INTERNAL, those of GraphQL itself, and those of refusals (NAME_TAKEN, QUARANTINED, …).
+CURSOR_AHEAD, MOMENT_BAD, MOMENT_AHEAD, MOMENT_BEFORE_LOG, READ_MODEL_BEHIND, INTERNAL, those of GraphQL itself, and
+those of refusals (NAME_TAKEN, QUARANTINED, …).
 """
 type Query {
   "The newest event's cursor."
@@ -2702,6 +2934,81 @@ type Worker {
   "It takes no more work."
   stopping: Boolean!
   lastSeen: Time!
+}
+`, BuiltIn: false},
+	{Name: "../schema/why.graphqls", Input: `extend type Query {
+  """
+  Why a service runs what it runs in an environment. ` + "`" + `environment` + "`" + ` and ` + "`" + `service` + "`" + ` are names or ids; an id of an
+  environment needs no project. ` + "`" + `service` + "`" + ` may be left out where the project has only one.
+  """
+  why(environment: ID!, service: ID, project: ID, asOf: Moment, atLeast: Cursor): Why
+}
+
+"From what serves down to the push or the wish that it began with, and what was wanted since and doesn't serve."
+type Why {
+  project: ID!
+  projectName: String!
+  environment: ID!
+  environmentName: String!
+  service: ID!
+  serviceName: String!
+  asOf: Cursor!
+  "What serves; null when nothing does."
+  release: Release
+  since: Time
+  "What led to it, newest first."
+  steps: [WhyStep!]!
+  "What doesn't serve, newest first: since the push that serves, or that served before."
+  beside: [WhyBeside!]!
+  "So many older ones beside are not told."
+  more: Int!
+}
+
+"An event of the log, and what it says."
+type WhyStep {
+  cursor: Cursor!
+  "Its id."
+  event: ID!
+  "\"BuildSucceeded\""
+  type: String!
+  "Of recording."
+  at: Time!
+  "Id of the push, build, deployment, release or project that it is about."
+  subject: ID!
+  text: String!
+  "A person (\"(erased)\" once their key is gone), a worker, or the policy by which it was decided."
+  who: String!
+  "As it is recorded."
+  actor: String!
+  "Id of the event that it follows from; empty: a first cause."
+  because: ID!
+  diagnosis: Diagnosis
+}
+
+enum WhyOutcome {
+  IGNORED
+  SUPERSEDED
+  FAILED
+  ROLLED_BACK
+  "It served, until something else took its place."
+  REPLACED
+  "It was built, and not deployed here."
+  NOT_DEPLOYED
+  UNDER_WAY
+}
+
+"A push, or a deployment that a person asked for, that doesn't serve."
+type WhyBeside {
+  "Its id."
+  subject: ID!
+  commit: String!
+  outcome: WhyOutcome!
+  "Why it doesn't serve."
+  text: String!
+  "Id of what took its place; may be empty."
+  by: ID!
+  "Newest first."
+  steps: [WhyStep!]!
 }
 `, BuiltIn: false},
 }
@@ -3273,6 +3580,80 @@ func (ec *executionContext) childFields_Webhook(ctx context.Context, field graph
 		return ec.fieldContext_Webhook_revision(ctx, field)
 	}
 	return nil, fmt.Errorf("no field named %q was found under type Webhook", field.Name)
+}
+
+func (ec *executionContext) childFields_Why(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+	switch field.Name {
+	case "project":
+		return ec.fieldContext_Why_project(ctx, field)
+	case "projectName":
+		return ec.fieldContext_Why_projectName(ctx, field)
+	case "environment":
+		return ec.fieldContext_Why_environment(ctx, field)
+	case "environmentName":
+		return ec.fieldContext_Why_environmentName(ctx, field)
+	case "service":
+		return ec.fieldContext_Why_service(ctx, field)
+	case "serviceName":
+		return ec.fieldContext_Why_serviceName(ctx, field)
+	case "asOf":
+		return ec.fieldContext_Why_asOf(ctx, field)
+	case "release":
+		return ec.fieldContext_Why_release(ctx, field)
+	case "since":
+		return ec.fieldContext_Why_since(ctx, field)
+	case "steps":
+		return ec.fieldContext_Why_steps(ctx, field)
+	case "beside":
+		return ec.fieldContext_Why_beside(ctx, field)
+	case "more":
+		return ec.fieldContext_Why_more(ctx, field)
+	}
+	return nil, fmt.Errorf("no field named %q was found under type Why", field.Name)
+}
+
+func (ec *executionContext) childFields_WhyBeside(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+	switch field.Name {
+	case "subject":
+		return ec.fieldContext_WhyBeside_subject(ctx, field)
+	case "commit":
+		return ec.fieldContext_WhyBeside_commit(ctx, field)
+	case "outcome":
+		return ec.fieldContext_WhyBeside_outcome(ctx, field)
+	case "text":
+		return ec.fieldContext_WhyBeside_text(ctx, field)
+	case "by":
+		return ec.fieldContext_WhyBeside_by(ctx, field)
+	case "steps":
+		return ec.fieldContext_WhyBeside_steps(ctx, field)
+	}
+	return nil, fmt.Errorf("no field named %q was found under type WhyBeside", field.Name)
+}
+
+func (ec *executionContext) childFields_WhyStep(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+	switch field.Name {
+	case "cursor":
+		return ec.fieldContext_WhyStep_cursor(ctx, field)
+	case "event":
+		return ec.fieldContext_WhyStep_event(ctx, field)
+	case "type":
+		return ec.fieldContext_WhyStep_type(ctx, field)
+	case "at":
+		return ec.fieldContext_WhyStep_at(ctx, field)
+	case "subject":
+		return ec.fieldContext_WhyStep_subject(ctx, field)
+	case "text":
+		return ec.fieldContext_WhyStep_text(ctx, field)
+	case "who":
+		return ec.fieldContext_WhyStep_who(ctx, field)
+	case "actor":
+		return ec.fieldContext_WhyStep_actor(ctx, field)
+	case "because":
+		return ec.fieldContext_WhyStep_because(ctx, field)
+	case "diagnosis":
+		return ec.fieldContext_WhyStep_diagnosis(ctx, field)
+	}
+	return nil, fmt.Errorf("no field named %q was found under type WhyStep", field.Name)
 }
 
 func (ec *executionContext) childFields_Worker(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {

@@ -32,18 +32,19 @@ type MutationResolver interface {
 type QueryResolver interface {
 	Head(ctx context.Context) (*domain.Cursor, error)
 	Workers(ctx context.Context) ([]records.Worker, error)
-	Build(ctx context.Context, id string, asOf *domain.Cursor, atLeast *domain.Cursor) (*projections.Build, error)
-	Builds(ctx context.Context, project string, commit *string, first int, before *int64, asOf *domain.Cursor, atLeast *domain.Cursor) ([]projections.Build, error)
+	Build(ctx context.Context, id string, asOf *model.Moment, atLeast *domain.Cursor) (*projections.Build, error)
+	Builds(ctx context.Context, project string, commit *string, first int, before *int64, asOf *model.Moment, atLeast *domain.Cursor) ([]projections.Build, error)
 	BuildLog(ctx context.Context, build string, attempt *string, after int64) (*model.BuildLog, error)
-	Deployment(ctx context.Context, id string, asOf *domain.Cursor, atLeast *domain.Cursor) (*projections.Deployment, error)
-	Deployments(ctx context.Context, project string, environment *string, service *string, first int, before *int64, asOf *domain.Cursor, atLeast *domain.Cursor) ([]projections.Deployment, error)
-	Events(ctx context.Context, after *domain.Cursor, project *string, types []string, correlation *string, stream *string, first int) (*model.EventPage, error)
-	Projects(ctx context.Context, asOf *domain.Cursor, atLeast *domain.Cursor) ([]projections.Project, error)
-	Project(ctx context.Context, name *string, id *string, asOf *domain.Cursor, atLeast *domain.Cursor) (*projections.Project, error)
-	Status(ctx context.Context, project *string, asOf *domain.Cursor, atLeast *domain.Cursor) ([]projections.ServiceStatus, error)
-	Push(ctx context.Context, id string, asOf *domain.Cursor, atLeast *domain.Cursor) (*projections.Push, error)
-	Pushes(ctx context.Context, project string, ignored bool, first int, before *int64, asOf *domain.Cursor, atLeast *domain.Cursor) ([]projections.Push, error)
-	Timeline(ctx context.Context, project *string, push *string, asOf *domain.Cursor, atLeast *domain.Cursor) (*projections.Timeline, error)
+	Deployment(ctx context.Context, id string, asOf *model.Moment, atLeast *domain.Cursor) (*projections.Deployment, error)
+	Deployments(ctx context.Context, project string, environment *string, service *string, first int, before *int64, asOf *model.Moment, atLeast *domain.Cursor) ([]projections.Deployment, error)
+	Events(ctx context.Context, after *domain.Cursor, until *model.Moment, project *string, types []string, correlation *string, stream *string, first int) (*model.EventPage, error)
+	Projects(ctx context.Context, asOf *model.Moment, atLeast *domain.Cursor) ([]projections.Project, error)
+	Project(ctx context.Context, name *string, id *string, asOf *model.Moment, atLeast *domain.Cursor) (*projections.Project, error)
+	Status(ctx context.Context, project *string, asOf *model.Moment, atLeast *domain.Cursor) ([]projections.ServiceStatus, error)
+	Push(ctx context.Context, id string, asOf *model.Moment, atLeast *domain.Cursor) (*projections.Push, error)
+	Pushes(ctx context.Context, project string, ignored bool, first int, before *int64, asOf *model.Moment, atLeast *domain.Cursor) ([]projections.Push, error)
+	Timeline(ctx context.Context, project *string, push *string, asOf *model.Moment, atLeast *domain.Cursor) (*projections.Timeline, error)
+	Why(ctx context.Context, environment string, service *string, project *string, asOf *model.Moment, atLeast *domain.Cursor) (*domain.Why, error)
 }
 type SubscriptionResolver interface {
 	Events(ctx context.Context, after *domain.Cursor, filter *model.EventFilter) (<-chan *model.EventBatch, error)
@@ -182,8 +183,8 @@ func (ec *executionContext) field_Query_build_args(ctx context.Context, rawArgs 
 	}
 	args["id"] = arg0
 	arg1, err := graphql.ProcessArgField(ctx, rawArgs, "asOf",
-		func(ctx context.Context, v any) (*domain.Cursor, error) {
-			return ec.unmarshalOCursor2ᚖgithubᚗcomᚋpipeopsᚋpipeopsᚋdomainᚐCursor(ctx, v)
+		func(ctx context.Context, v any) (*model.Moment, error) {
+			return ec.unmarshalOMoment2ᚖgithubᚗcomᚋpipeopsᚋpipeopsᚋgraphᚋmodelᚐMoment(ctx, v)
 		})
 	if err != nil {
 		return nil, err
@@ -236,8 +237,8 @@ func (ec *executionContext) field_Query_builds_args(ctx context.Context, rawArgs
 	}
 	args["before"] = arg3
 	arg4, err := graphql.ProcessArgField(ctx, rawArgs, "asOf",
-		func(ctx context.Context, v any) (*domain.Cursor, error) {
-			return ec.unmarshalOCursor2ᚖgithubᚗcomᚋpipeopsᚋpipeopsᚋdomainᚐCursor(ctx, v)
+		func(ctx context.Context, v any) (*model.Moment, error) {
+			return ec.unmarshalOMoment2ᚖgithubᚗcomᚋpipeopsᚋpipeopsᚋgraphᚋmodelᚐMoment(ctx, v)
 		})
 	if err != nil {
 		return nil, err
@@ -266,8 +267,8 @@ func (ec *executionContext) field_Query_deployment_args(ctx context.Context, raw
 	}
 	args["id"] = arg0
 	arg1, err := graphql.ProcessArgField(ctx, rawArgs, "asOf",
-		func(ctx context.Context, v any) (*domain.Cursor, error) {
-			return ec.unmarshalOCursor2ᚖgithubᚗcomᚋpipeopsᚋpipeopsᚋdomainᚐCursor(ctx, v)
+		func(ctx context.Context, v any) (*model.Moment, error) {
+			return ec.unmarshalOMoment2ᚖgithubᚗcomᚋpipeopsᚋpipeopsᚋgraphᚋmodelᚐMoment(ctx, v)
 		})
 	if err != nil {
 		return nil, err
@@ -328,8 +329,8 @@ func (ec *executionContext) field_Query_deployments_args(ctx context.Context, ra
 	}
 	args["before"] = arg4
 	arg5, err := graphql.ProcessArgField(ctx, rawArgs, "asOf",
-		func(ctx context.Context, v any) (*domain.Cursor, error) {
-			return ec.unmarshalOCursor2ᚖgithubᚗcomᚋpipeopsᚋpipeopsᚋdomainᚐCursor(ctx, v)
+		func(ctx context.Context, v any) (*model.Moment, error) {
+			return ec.unmarshalOMoment2ᚖgithubᚗcomᚋpipeopsᚋpipeopsᚋgraphᚋmodelᚐMoment(ctx, v)
 		})
 	if err != nil {
 		return nil, err
@@ -357,46 +358,54 @@ func (ec *executionContext) field_Query_events_args(ctx context.Context, rawArgs
 		return nil, err
 	}
 	args["after"] = arg0
-	arg1, err := graphql.ProcessArgField(ctx, rawArgs, "project",
+	arg1, err := graphql.ProcessArgField(ctx, rawArgs, "until",
+		func(ctx context.Context, v any) (*model.Moment, error) {
+			return ec.unmarshalOMoment2ᚖgithubᚗcomᚋpipeopsᚋpipeopsᚋgraphᚋmodelᚐMoment(ctx, v)
+		})
+	if err != nil {
+		return nil, err
+	}
+	args["until"] = arg1
+	arg2, err := graphql.ProcessArgField(ctx, rawArgs, "project",
 		func(ctx context.Context, v any) (*string, error) {
 			return ec.unmarshalOID2ᚖstring(ctx, v)
 		})
 	if err != nil {
 		return nil, err
 	}
-	args["project"] = arg1
-	arg2, err := graphql.ProcessArgField(ctx, rawArgs, "types",
+	args["project"] = arg2
+	arg3, err := graphql.ProcessArgField(ctx, rawArgs, "types",
 		func(ctx context.Context, v any) ([]string, error) {
 			return ec.unmarshalOString2ᚕstringᚄ(ctx, v)
 		})
 	if err != nil {
 		return nil, err
 	}
-	args["types"] = arg2
-	arg3, err := graphql.ProcessArgField(ctx, rawArgs, "correlation",
+	args["types"] = arg3
+	arg4, err := graphql.ProcessArgField(ctx, rawArgs, "correlation",
 		func(ctx context.Context, v any) (*string, error) {
 			return ec.unmarshalOString2ᚖstring(ctx, v)
 		})
 	if err != nil {
 		return nil, err
 	}
-	args["correlation"] = arg3
-	arg4, err := graphql.ProcessArgField(ctx, rawArgs, "stream",
+	args["correlation"] = arg4
+	arg5, err := graphql.ProcessArgField(ctx, rawArgs, "stream",
 		func(ctx context.Context, v any) (*string, error) {
 			return ec.unmarshalOString2ᚖstring(ctx, v)
 		})
 	if err != nil {
 		return nil, err
 	}
-	args["stream"] = arg4
-	arg5, err := graphql.ProcessArgField(ctx, rawArgs, "first",
+	args["stream"] = arg5
+	arg6, err := graphql.ProcessArgField(ctx, rawArgs, "first",
 		func(ctx context.Context, v any) (int, error) {
 			return ec.unmarshalNInt2int(ctx, v)
 		})
 	if err != nil {
 		return nil, err
 	}
-	args["first"] = arg5
+	args["first"] = arg6
 	return args, nil
 }
 
@@ -420,8 +429,8 @@ func (ec *executionContext) field_Query_project_args(ctx context.Context, rawArg
 	}
 	args["id"] = arg1
 	arg2, err := graphql.ProcessArgField(ctx, rawArgs, "asOf",
-		func(ctx context.Context, v any) (*domain.Cursor, error) {
-			return ec.unmarshalOCursor2ᚖgithubᚗcomᚋpipeopsᚋpipeopsᚋdomainᚐCursor(ctx, v)
+		func(ctx context.Context, v any) (*model.Moment, error) {
+			return ec.unmarshalOMoment2ᚖgithubᚗcomᚋpipeopsᚋpipeopsᚋgraphᚋmodelᚐMoment(ctx, v)
 		})
 	if err != nil {
 		return nil, err
@@ -442,8 +451,8 @@ func (ec *executionContext) field_Query_projects_args(ctx context.Context, rawAr
 	var err error
 	args := map[string]any{}
 	arg0, err := graphql.ProcessArgField(ctx, rawArgs, "asOf",
-		func(ctx context.Context, v any) (*domain.Cursor, error) {
-			return ec.unmarshalOCursor2ᚖgithubᚗcomᚋpipeopsᚋpipeopsᚋdomainᚐCursor(ctx, v)
+		func(ctx context.Context, v any) (*model.Moment, error) {
+			return ec.unmarshalOMoment2ᚖgithubᚗcomᚋpipeopsᚋpipeopsᚋgraphᚋmodelᚐMoment(ctx, v)
 		})
 	if err != nil {
 		return nil, err
@@ -472,8 +481,8 @@ func (ec *executionContext) field_Query_push_args(ctx context.Context, rawArgs m
 	}
 	args["id"] = arg0
 	arg1, err := graphql.ProcessArgField(ctx, rawArgs, "asOf",
-		func(ctx context.Context, v any) (*domain.Cursor, error) {
-			return ec.unmarshalOCursor2ᚖgithubᚗcomᚋpipeopsᚋpipeopsᚋdomainᚐCursor(ctx, v)
+		func(ctx context.Context, v any) (*model.Moment, error) {
+			return ec.unmarshalOMoment2ᚖgithubᚗcomᚋpipeopsᚋpipeopsᚋgraphᚋmodelᚐMoment(ctx, v)
 		})
 	if err != nil {
 		return nil, err
@@ -526,8 +535,8 @@ func (ec *executionContext) field_Query_pushes_args(ctx context.Context, rawArgs
 	}
 	args["before"] = arg3
 	arg4, err := graphql.ProcessArgField(ctx, rawArgs, "asOf",
-		func(ctx context.Context, v any) (*domain.Cursor, error) {
-			return ec.unmarshalOCursor2ᚖgithubᚗcomᚋpipeopsᚋpipeopsᚋdomainᚐCursor(ctx, v)
+		func(ctx context.Context, v any) (*model.Moment, error) {
+			return ec.unmarshalOMoment2ᚖgithubᚗcomᚋpipeopsᚋpipeopsᚋgraphᚋmodelᚐMoment(ctx, v)
 		})
 	if err != nil {
 		return nil, err
@@ -556,8 +565,8 @@ func (ec *executionContext) field_Query_status_args(ctx context.Context, rawArgs
 	}
 	args["project"] = arg0
 	arg1, err := graphql.ProcessArgField(ctx, rawArgs, "asOf",
-		func(ctx context.Context, v any) (*domain.Cursor, error) {
-			return ec.unmarshalOCursor2ᚖgithubᚗcomᚋpipeopsᚋpipeopsᚋdomainᚐCursor(ctx, v)
+		func(ctx context.Context, v any) (*model.Moment, error) {
+			return ec.unmarshalOMoment2ᚖgithubᚗcomᚋpipeopsᚋpipeopsᚋgraphᚋmodelᚐMoment(ctx, v)
 		})
 	if err != nil {
 		return nil, err
@@ -594,8 +603,8 @@ func (ec *executionContext) field_Query_timeline_args(ctx context.Context, rawAr
 	}
 	args["push"] = arg1
 	arg2, err := graphql.ProcessArgField(ctx, rawArgs, "asOf",
-		func(ctx context.Context, v any) (*domain.Cursor, error) {
-			return ec.unmarshalOCursor2ᚖgithubᚗcomᚋpipeopsᚋpipeopsᚋdomainᚐCursor(ctx, v)
+		func(ctx context.Context, v any) (*model.Moment, error) {
+			return ec.unmarshalOMoment2ᚖgithubᚗcomᚋpipeopsᚋpipeopsᚋgraphᚋmodelᚐMoment(ctx, v)
 		})
 	if err != nil {
 		return nil, err
@@ -609,6 +618,52 @@ func (ec *executionContext) field_Query_timeline_args(ctx context.Context, rawAr
 		return nil, err
 	}
 	args["atLeast"] = arg3
+	return args, nil
+}
+
+func (ec *executionContext) field_Query_why_args(ctx context.Context, rawArgs map[string]any) (map[string]any, error) {
+	var err error
+	args := map[string]any{}
+	arg0, err := graphql.ProcessArgField(ctx, rawArgs, "environment",
+		func(ctx context.Context, v any) (string, error) {
+			return ec.unmarshalNID2string(ctx, v)
+		})
+	if err != nil {
+		return nil, err
+	}
+	args["environment"] = arg0
+	arg1, err := graphql.ProcessArgField(ctx, rawArgs, "service",
+		func(ctx context.Context, v any) (*string, error) {
+			return ec.unmarshalOID2ᚖstring(ctx, v)
+		})
+	if err != nil {
+		return nil, err
+	}
+	args["service"] = arg1
+	arg2, err := graphql.ProcessArgField(ctx, rawArgs, "project",
+		func(ctx context.Context, v any) (*string, error) {
+			return ec.unmarshalOID2ᚖstring(ctx, v)
+		})
+	if err != nil {
+		return nil, err
+	}
+	args["project"] = arg2
+	arg3, err := graphql.ProcessArgField(ctx, rawArgs, "asOf",
+		func(ctx context.Context, v any) (*model.Moment, error) {
+			return ec.unmarshalOMoment2ᚖgithubᚗcomᚋpipeopsᚋpipeopsᚋgraphᚋmodelᚐMoment(ctx, v)
+		})
+	if err != nil {
+		return nil, err
+	}
+	args["asOf"] = arg3
+	arg4, err := graphql.ProcessArgField(ctx, rawArgs, "atLeast",
+		func(ctx context.Context, v any) (*domain.Cursor, error) {
+			return ec.unmarshalOCursor2ᚖgithubᚗcomᚋpipeopsᚋpipeopsᚋdomainᚐCursor(ctx, v)
+		})
+	if err != nil {
+		return nil, err
+	}
+	args["atLeast"] = arg4
 	return args, nil
 }
 
@@ -1166,7 +1221,7 @@ func (ec *executionContext) _Query_build(ctx context.Context, field graphql.Coll
 		},
 		func(ctx context.Context) (any, error) {
 			fc := graphql.GetFieldContext(ctx)
-			return ec.Resolvers.Query().Build(ctx, fc.Args["id"].(string), fc.Args["asOf"].(*domain.Cursor), fc.Args["atLeast"].(*domain.Cursor))
+			return ec.Resolvers.Query().Build(ctx, fc.Args["id"].(string), fc.Args["asOf"].(*model.Moment), fc.Args["atLeast"].(*domain.Cursor))
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v *projections.Build) graphql.Marshaler {
@@ -1210,7 +1265,7 @@ func (ec *executionContext) _Query_builds(ctx context.Context, field graphql.Col
 		},
 		func(ctx context.Context) (any, error) {
 			fc := graphql.GetFieldContext(ctx)
-			return ec.Resolvers.Query().Builds(ctx, fc.Args["project"].(string), fc.Args["commit"].(*string), fc.Args["first"].(int), fc.Args["before"].(*int64), fc.Args["asOf"].(*domain.Cursor), fc.Args["atLeast"].(*domain.Cursor))
+			return ec.Resolvers.Query().Builds(ctx, fc.Args["project"].(string), fc.Args["commit"].(*string), fc.Args["first"].(int), fc.Args["before"].(*int64), fc.Args["asOf"].(*model.Moment), fc.Args["atLeast"].(*domain.Cursor))
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v []projections.Build) graphql.Marshaler {
@@ -1298,7 +1353,7 @@ func (ec *executionContext) _Query_deployment(ctx context.Context, field graphql
 		},
 		func(ctx context.Context) (any, error) {
 			fc := graphql.GetFieldContext(ctx)
-			return ec.Resolvers.Query().Deployment(ctx, fc.Args["id"].(string), fc.Args["asOf"].(*domain.Cursor), fc.Args["atLeast"].(*domain.Cursor))
+			return ec.Resolvers.Query().Deployment(ctx, fc.Args["id"].(string), fc.Args["asOf"].(*model.Moment), fc.Args["atLeast"].(*domain.Cursor))
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v *projections.Deployment) graphql.Marshaler {
@@ -1342,7 +1397,7 @@ func (ec *executionContext) _Query_deployments(ctx context.Context, field graphq
 		},
 		func(ctx context.Context) (any, error) {
 			fc := graphql.GetFieldContext(ctx)
-			return ec.Resolvers.Query().Deployments(ctx, fc.Args["project"].(string), fc.Args["environment"].(*string), fc.Args["service"].(*string), fc.Args["first"].(int), fc.Args["before"].(*int64), fc.Args["asOf"].(*domain.Cursor), fc.Args["atLeast"].(*domain.Cursor))
+			return ec.Resolvers.Query().Deployments(ctx, fc.Args["project"].(string), fc.Args["environment"].(*string), fc.Args["service"].(*string), fc.Args["first"].(int), fc.Args["before"].(*int64), fc.Args["asOf"].(*model.Moment), fc.Args["atLeast"].(*domain.Cursor))
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v []projections.Deployment) graphql.Marshaler {
@@ -1386,7 +1441,7 @@ func (ec *executionContext) _Query_events(ctx context.Context, field graphql.Col
 		},
 		func(ctx context.Context) (any, error) {
 			fc := graphql.GetFieldContext(ctx)
-			return ec.Resolvers.Query().Events(ctx, fc.Args["after"].(*domain.Cursor), fc.Args["project"].(*string), fc.Args["types"].([]string), fc.Args["correlation"].(*string), fc.Args["stream"].(*string), fc.Args["first"].(int))
+			return ec.Resolvers.Query().Events(ctx, fc.Args["after"].(*domain.Cursor), fc.Args["until"].(*model.Moment), fc.Args["project"].(*string), fc.Args["types"].([]string), fc.Args["correlation"].(*string), fc.Args["stream"].(*string), fc.Args["first"].(int))
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v *model.EventPage) graphql.Marshaler {
@@ -1430,7 +1485,7 @@ func (ec *executionContext) _Query_projects(ctx context.Context, field graphql.C
 		},
 		func(ctx context.Context) (any, error) {
 			fc := graphql.GetFieldContext(ctx)
-			return ec.Resolvers.Query().Projects(ctx, fc.Args["asOf"].(*domain.Cursor), fc.Args["atLeast"].(*domain.Cursor))
+			return ec.Resolvers.Query().Projects(ctx, fc.Args["asOf"].(*model.Moment), fc.Args["atLeast"].(*domain.Cursor))
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v []projections.Project) graphql.Marshaler {
@@ -1474,7 +1529,7 @@ func (ec *executionContext) _Query_project(ctx context.Context, field graphql.Co
 		},
 		func(ctx context.Context) (any, error) {
 			fc := graphql.GetFieldContext(ctx)
-			return ec.Resolvers.Query().Project(ctx, fc.Args["name"].(*string), fc.Args["id"].(*string), fc.Args["asOf"].(*domain.Cursor), fc.Args["atLeast"].(*domain.Cursor))
+			return ec.Resolvers.Query().Project(ctx, fc.Args["name"].(*string), fc.Args["id"].(*string), fc.Args["asOf"].(*model.Moment), fc.Args["atLeast"].(*domain.Cursor))
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v *projections.Project) graphql.Marshaler {
@@ -1518,7 +1573,7 @@ func (ec *executionContext) _Query_status(ctx context.Context, field graphql.Col
 		},
 		func(ctx context.Context) (any, error) {
 			fc := graphql.GetFieldContext(ctx)
-			return ec.Resolvers.Query().Status(ctx, fc.Args["project"].(*string), fc.Args["asOf"].(*domain.Cursor), fc.Args["atLeast"].(*domain.Cursor))
+			return ec.Resolvers.Query().Status(ctx, fc.Args["project"].(*string), fc.Args["asOf"].(*model.Moment), fc.Args["atLeast"].(*domain.Cursor))
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v []projections.ServiceStatus) graphql.Marshaler {
@@ -1562,7 +1617,7 @@ func (ec *executionContext) _Query_push(ctx context.Context, field graphql.Colle
 		},
 		func(ctx context.Context) (any, error) {
 			fc := graphql.GetFieldContext(ctx)
-			return ec.Resolvers.Query().Push(ctx, fc.Args["id"].(string), fc.Args["asOf"].(*domain.Cursor), fc.Args["atLeast"].(*domain.Cursor))
+			return ec.Resolvers.Query().Push(ctx, fc.Args["id"].(string), fc.Args["asOf"].(*model.Moment), fc.Args["atLeast"].(*domain.Cursor))
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v *projections.Push) graphql.Marshaler {
@@ -1606,7 +1661,7 @@ func (ec *executionContext) _Query_pushes(ctx context.Context, field graphql.Col
 		},
 		func(ctx context.Context) (any, error) {
 			fc := graphql.GetFieldContext(ctx)
-			return ec.Resolvers.Query().Pushes(ctx, fc.Args["project"].(string), fc.Args["ignored"].(bool), fc.Args["first"].(int), fc.Args["before"].(*int64), fc.Args["asOf"].(*domain.Cursor), fc.Args["atLeast"].(*domain.Cursor))
+			return ec.Resolvers.Query().Pushes(ctx, fc.Args["project"].(string), fc.Args["ignored"].(bool), fc.Args["first"].(int), fc.Args["before"].(*int64), fc.Args["asOf"].(*model.Moment), fc.Args["atLeast"].(*domain.Cursor))
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v []projections.Push) graphql.Marshaler {
@@ -1650,7 +1705,7 @@ func (ec *executionContext) _Query_timeline(ctx context.Context, field graphql.C
 		},
 		func(ctx context.Context) (any, error) {
 			fc := graphql.GetFieldContext(ctx)
-			return ec.Resolvers.Query().Timeline(ctx, fc.Args["project"].(*string), fc.Args["push"].(*string), fc.Args["asOf"].(*domain.Cursor), fc.Args["atLeast"].(*domain.Cursor))
+			return ec.Resolvers.Query().Timeline(ctx, fc.Args["project"].(*string), fc.Args["push"].(*string), fc.Args["asOf"].(*model.Moment), fc.Args["atLeast"].(*domain.Cursor))
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v *projections.Timeline) graphql.Marshaler {
@@ -1678,6 +1733,50 @@ func (ec *executionContext) fieldContext_Query_timeline(ctx context.Context, fie
 	}()
 	ctx = graphql.WithFieldContext(ctx, fc)
 	if fc.Args, err = ec.field_Query_timeline_args(ctx, field.ArgumentMap(ec.Variables)); err != nil {
+		ec.Error(ctx, err)
+		return fc, err
+	}
+	return fc, nil
+}
+
+func (ec *executionContext) _Query_why(ctx context.Context, field graphql.CollectedField) (ret graphql.Marshaler) {
+	return graphql.ResolveField(
+		ctx,
+		ec.OperationContext,
+		field,
+		func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.fieldContext_Query_why(ctx, field)
+		},
+		func(ctx context.Context) (any, error) {
+			fc := graphql.GetFieldContext(ctx)
+			return ec.Resolvers.Query().Why(ctx, fc.Args["environment"].(string), fc.Args["service"].(*string), fc.Args["project"].(*string), fc.Args["asOf"].(*model.Moment), fc.Args["atLeast"].(*domain.Cursor))
+		},
+		nil,
+		func(ctx context.Context, selections ast.SelectionSet, v *domain.Why) graphql.Marshaler {
+			return ec.marshalOWhy2ᚖgithubᚗcomᚋpipeopsᚋpipeopsᚋdomainᚐWhy(ctx, selections, v)
+		},
+		true,
+		false,
+	)
+}
+func (ec *executionContext) fieldContext_Query_why(ctx context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
+	fc = &graphql.FieldContext{
+		Object:     "Query",
+		Field:      field,
+		IsMethod:   true,
+		IsResolver: true,
+		Child: func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.childFields_Why(ctx, field)
+		},
+	}
+	defer func() {
+		if r := recover(); r != nil {
+			err = ec.Recover(ctx, r)
+			ec.Error(ctx, err)
+		}
+	}()
+	ctx = graphql.WithFieldContext(ctx, fc)
+	if fc.Args, err = ec.field_Query_why_args(ctx, field.ArgumentMap(ec.Variables)); err != nil {
 		ec.Error(ctx, err)
 		return fc, err
 	}
@@ -2344,6 +2443,12 @@ func (ec *executionContext) _Query(ctx context.Context, sel ast.SelectionSet) gr
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._Query_timeline(ctx, field)
 				})
+		case "why":
+			out.ResolveRootConcurrently(innerCtx, ec.OperationContext, i,
+				true, false,
+				func(ctx context.Context) graphql.Marshaler {
+					return ec._Query_why(ctx, field)
+				})
 		case "__type":
 			out.Values[i] = ec.OperationContext.RootResolverMiddleware(innerCtx, func(ctx context.Context) (res graphql.Marshaler) {
 				return ec._Query___type(ctx, field)
@@ -2582,6 +2687,20 @@ func (ec *executionContext) marshalNPosition2int64(ctx context.Context, sel ast.
 	return res
 }
 
+func (ec *executionContext) unmarshalNTime2githubᚗcomᚋpipeopsᚋpipeopsᚋdomainᚐTime(ctx context.Context, v any) (domain.Time, error) {
+	res, err := model.UnmarshalEventTime(v)
+	return res, graphql.ErrorOnPath(ctx, err)
+}
+
+func (ec *executionContext) marshalNTime2githubᚗcomᚋpipeopsᚋpipeopsᚋdomainᚐTime(ctx context.Context, sel ast.SelectionSet, v domain.Time) graphql.Marshaler {
+	_ = sel
+	res := model.MarshalEventTime(v)
+	if res == graphql.Null {
+		graphql.AddInvalidNullFromMarshaler(ctx, "Time!")
+	}
+	return res
+}
+
 func (ec *executionContext) unmarshalNTime2timeᚐTime(ctx context.Context, v any) (time.Time, error) {
 	res, err := model.UnmarshalTime(v)
 	return res, graphql.ErrorOnPath(ctx, err)
@@ -2641,6 +2760,22 @@ func (ec *executionContext) marshalODiagnosis2ᚖgithubᚗcomᚋpipeopsᚋpipeop
 	return ec._Diagnosis(ctx, sel, v)
 }
 
+func (ec *executionContext) unmarshalOMoment2ᚖgithubᚗcomᚋpipeopsᚋpipeopsᚋgraphᚋmodelᚐMoment(ctx context.Context, v any) (*model.Moment, error) {
+	if v == nil {
+		return nil, nil
+	}
+	var res = new(model.Moment)
+	err := res.UnmarshalGQL(v)
+	return res, graphql.ErrorOnPath(ctx, err)
+}
+
+func (ec *executionContext) marshalOMoment2ᚖgithubᚗcomᚋpipeopsᚋpipeopsᚋgraphᚋmodelᚐMoment(ctx context.Context, sel ast.SelectionSet, v *model.Moment) graphql.Marshaler {
+	if v == nil {
+		return graphql.Null
+	}
+	return v
+}
+
 func (ec *executionContext) unmarshalOPhase2ᚖgithubᚗcomᚋpipeopsᚋpipeopsᚋdomainᚐPhase(ctx context.Context, v any) (*domain.Phase, error) {
 	if v == nil {
 		return nil, nil
@@ -2696,6 +2831,18 @@ func (ec *executionContext) marshalOPosition2ᚖint64(ctx context.Context, sel a
 	_ = sel
 	_ = ctx
 	res := model.MarshalPosition(*v)
+	return res
+}
+
+func (ec *executionContext) unmarshalOTime2githubᚗcomᚋpipeopsᚋpipeopsᚋdomainᚐTime(ctx context.Context, v any) (domain.Time, error) {
+	res, err := model.UnmarshalEventTime(v)
+	return res, graphql.ErrorOnPath(ctx, err)
+}
+
+func (ec *executionContext) marshalOTime2githubᚗcomᚋpipeopsᚋpipeopsᚋdomainᚐTime(ctx context.Context, sel ast.SelectionSet, v domain.Time) graphql.Marshaler {
+	_ = sel
+	_ = ctx
+	res := model.MarshalEventTime(v)
 	return res
 }
 

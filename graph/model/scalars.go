@@ -27,6 +27,38 @@ func UnmarshalCursor(v any) (domain.Cursor, error) {
 	return domain.ParseCursor(text)
 }
 
+// Moment is a place in the log: a cursor, or a time when Time isn't zero.
+type Moment struct {
+	Cursor domain.Cursor
+	Time   time.Time
+}
+
+// ErrMoment is what a text gives that is neither a cursor nor a time.
+var ErrMoment = errors.New(`not a moment: want a cursor or a time, for example "1.42" or "2026-11-24T03:00:00Z"`)
+
+// MarshalGQL implements graphql.Marshaler.
+func (m Moment) MarshalGQL(w io.Writer) {
+	if m.Time.IsZero() {
+		MarshalCursor(m.Cursor).MarshalGQL(w)
+		return
+	}
+	MarshalTime(m.Time).MarshalGQL(w)
+}
+
+// UnmarshalGQL implements graphql.Unmarshaler; ErrMoment for anything else.
+func (m *Moment) UnmarshalGQL(v any) (err error) {
+	text, _ := v.(string)
+	if c, err := domain.ParseCursor(text); err == nil && text != "" {
+		*m = Moment{Cursor: c}
+		return nil
+	}
+	if t, err := time.Parse(time.RFC3339Nano, text); err == nil && !t.IsZero() {
+		*m = Moment{Time: t}
+		return nil
+	}
+	return fmt.Errorf("%q: %w", fmt.Sprint(v), ErrMoment)
+}
+
 // MarshalPosition writes "42".
 func MarshalPosition(p int64) graphql.Marshaler {
 	return graphql.MarshalString(strconv.FormatInt(p, 10))
@@ -56,6 +88,15 @@ func MarshalTime(t time.Time) graphql.Marshaler {
 
 // UnmarshalTime reads RFC 3339.
 func UnmarshalTime(v any) (time.Time, error) { return graphql.UnmarshalTime(v) }
+
+// MarshalEventTime writes the time of an event's body likewise.
+func MarshalEventTime(t domain.Time) graphql.Marshaler { return MarshalTime(t.Time) }
+
+// UnmarshalEventTime reads RFC 3339.
+func UnmarshalEventTime(v any) (domain.Time, error) {
+	t, err := graphql.UnmarshalTime(v)
+	return domain.At(t), err
+}
 
 // MarshalJSON writes JSON as it is.
 func MarshalJSON(b json.RawMessage) graphql.Marshaler {

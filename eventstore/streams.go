@@ -1,0 +1,28 @@
+package eventstore
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pipeops/pipeops/domain"
+)
+
+// ReadStreams gives the events of these types in these streams up to a position, in order of position, all at once: for
+// streams that are known to be short, or types that are rare in them.
+func (s *Store) ReadStreams(ctx context.Context, until int64, types []string, streams ...domain.Stream) ([]domain.Recorded, error) {
+	names := make([]string, len(streams))
+	for i, stream := range streams {
+		names[i] = string(stream)
+	}
+	rows, err := s.pool.Query(ctx, selectEvents+" WHERE stream = ANY ($1) AND type = ANY ($2) AND position <= $3 ORDER BY position",
+		names, types, until)
+	if err == nil {
+		var events []domain.Recorded
+		if events, err = pgx.CollectRows(rows, readRow); err == nil {
+			return events, nil
+		}
+	}
+	return nil, fmt.Errorf("read %d streams: %w", len(streams), err)
+}
