@@ -51,7 +51,6 @@ func clusterIP(t testing.TB, kubeconfig, namespace, service string) string {
 // TestPipeOps is PipeOps as a whole, with all of its processes apart.
 func TestPipeOps(t *testing.T) {
 	s := newSystem(t)
-	t.Cleanup(func() { s.leavesNothing(t) })
 	steps := []struct {
 		name string
 		test func(*testing.T, *system)
@@ -63,6 +62,7 @@ func TestPipeOps(t *testing.T) {
 		{"a subscription cut at 100 instants sees the filtered log", cutSubscription},
 		{"deploy and roll back by hand", byHand},
 		{"the dashboard shows a push live in a real browser", dashboard},
+		{"no workspace, process or mount is left behind", leavesNothing},
 	}
 	for _, step := range steps {
 		t.Run(step.name, func(t *testing.T) {

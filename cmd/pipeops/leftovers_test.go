@@ -16,7 +16,7 @@ import (
 )
 
 // leavesNothing waits until nothing of builds and deleted pods is left.
-func (s *system) leavesNothing(t testing.TB) {
+func leavesNothing(t *testing.T, s *system) {
 	t.Helper()
 	eventually(t, 30*time.Second, "nothing is left behind", func() error { return s.leftovers(nil) })
 }

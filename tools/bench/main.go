@@ -25,6 +25,7 @@ import (
 // bench is one run.
 type bench struct {
 	server  string // URL of the server's first database, of a superuser
+	home    string // its folder
 	work    string // folder of what is fetched and written
 	rounds  int
 	seconds float64
@@ -50,6 +51,8 @@ var sections = []struct {
 	measure func(context.Context, *bench) error
 }{
 	{"append", measureAppends},
+	{"read", measureReads},
+	{"live", measureLive},
 }
 
 func main() {
@@ -84,12 +87,12 @@ func run(ctx context.Context) error {
 	if err := os.MkdirAll(b.work, 0o755); err != nil {
 		return err
 	}
-	server, stop, err := startServer(ctx)
+	server, home, stop, err := startServer(ctx)
 	if err != nil {
 		return err
 	}
 	defer stop()
-	b.server = server
+	b.server, b.home = server, home
 	for _, s := range sections {
 		if *only != "" && !slices.Contains(strings.Split(*only, ","), s.name) {
 			continue
@@ -144,6 +147,22 @@ func (b *bench) compare(name string, ours, peers []float64, unit, peer string, t
 	}
 	r.OK = r.Ratio >= target
 	b.add(r)
+}
+
+// noMoreThan is compare for what should be small.
+func (b *bench) noMoreThan(name string, ours, peers []float64, unit, peer string, target float64) {
+	b.compare(name, ours, peers, unit, peer, target)
+	r := &b.results[len(b.results)-1]
+	r.Target, r.OK = fmt.Sprintf("≤ %.2f", target), r.Ratio <= target
+}
+
+// atLeast adds a figure with a floor, atMost one with a ceiling.
+func (b *bench) atLeast(name string, ours []float64, unit string, target float64) {
+	b.add(result{Name: name, Ours: fmt.Sprintf("%.0f %s", median(ours), unit), Target: fmt.Sprintf("≥ %.0f", target), OK: median(ours) >= target})
+}
+
+func (b *bench) atMost(name string, ours float64, unit string, target float64) {
+	b.add(result{Name: name, Ours: fmt.Sprintf("%.1f %s", ours, unit), Target: fmt.Sprintf("≤ %.0f", target), OK: ours <= target})
 }
 
 func (b *bench) add(r result) {

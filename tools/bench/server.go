@@ -14,13 +14,13 @@ import (
 )
 
 // startServer runs a private PostgreSQL with fsync on in a folder of its own, which stop removes.
-func startServer(ctx context.Context) (address string, stop func(), err error) {
-	home, err := os.MkdirTemp("/var/tmp", "pipeops-bench-")
+func startServer(ctx context.Context) (address, home string, stop func(), err error) {
+	home, err = os.MkdirTemp("/var/tmp", "pipeops-bench-")
 	if err != nil {
-		return "", nil, err
+		return "", "", nil, err
 	}
 	if err := os.Chmod(home, 0o711); err != nil { //nolint:gosec // the unprivileged PostgreSQL enters
-		return "", nil, err
+		return "", "", nil, err
 	}
 	config := local.Config{Home: home}
 	stop = func() {
@@ -34,9 +34,9 @@ func startServer(ctx context.Context) (address string, stop func(), err error) {
 	address, err = local.StartPostgres(ctx, config)
 	if err != nil {
 		stop()
-		return "", nil, err
+		return "", "", nil, err
 	}
-	return address, stop, nil
+	return address, home, stop, nil
 }
 
 // database makes a fresh one on the server and gives its URL and how to drop it.
