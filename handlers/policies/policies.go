@@ -44,20 +44,10 @@ type Policies struct{ cfg Config }
 // New gives the policies.
 func New(cfg Config) *Policies { return &Policies{cfg} }
 
-// Run follows the log until ctx ends, in one process at a time.
+// Run follows the log until ctx ends, in one process at a time. One that meets
+// an error, an event of a newer version for instance, lets the next one try.
 func (p *Policies) Run(ctx context.Context) error {
-	return p.cfg.Leader.Lead(ctx, cursorName, func(ctx context.Context) error {
-		for {
-			err := p.follow(ctx)
-			if context.Cause(ctx) != nil {
-				return nil //nolint:nilerr // ended from outside: what follow met on the way out is no news
-			}
-			p.cfg.Log.WarnContext(ctx, "policies start again from their cursor", "err", err)
-			if !pause(ctx, time.Second) {
-				return nil
-			}
-		}
-	})
+	return p.cfg.Leader.Lead(ctx, cursorName, p.follow)
 }
 
 // follow works from the stored cursor until something goes wrong.
@@ -114,15 +104,4 @@ func (p *Policies) answer(ctx context.Context, r domain.Recorded, at domain.Curs
 		return p.cfg.Commands.Move(ctx, eventstore.CursorMove{Name: cursorName, From: at, To: r.Cursor})
 	}
 	return err
-}
-
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
 }

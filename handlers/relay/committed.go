@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"time"
 
 	"github.com/pipeops/pipeops/domain"
 	"github.com/pipeops/pipeops/eventstore"
@@ -39,20 +38,7 @@ func New(cfg Config) *Relay { return &Relay{cfg} }
 
 // Run publishes until ctx ends, in one process at a time.
 func (r *Relay) Run(ctx context.Context) error {
-	return r.cfg.Leader.Lead(ctx, cursorName, func(ctx context.Context) error {
-		for context.Cause(ctx) == nil {
-			if err := r.follow(ctx); err != nil && context.Cause(ctx) == nil {
-				r.cfg.Log.WarnContext(ctx, "relay starts again from its cursor", "err", err)
-				t := time.NewTimer(time.Second)
-				select {
-				case <-ctx.Done():
-				case <-t.C:
-				}
-				t.Stop()
-			}
-		}
-		return nil
-	})
+	return r.cfg.Leader.Lead(ctx, cursorName, r.follow)
 }
 
 func (r *Relay) follow(ctx context.Context) error {
@@ -68,7 +54,7 @@ func (r *Relay) follow(ctx context.Context) error {
 			return err
 		}
 	}
-	return nil
+	return context.Cause(ctx)
 }
 
 // RunOnce publishes a batch, then moves the cursor behind it.

@@ -2,6 +2,7 @@ package schedule
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -51,11 +52,12 @@ func (s *Scheduler) lapse(ctx context.Context, queue *domain.Queue, heard *heari
 	if heard.note(s.cfg.Now(), s.gap()); heard.last.Sub(heard.since) < s.cfg.Lease {
 		return nil // the look itself took so long that heartbeats may wait behind it
 	}
+	var problems []error
 	for _, a := range silent {
 		reason := fmt.Sprintf("its worker was not heard of for %s", s.cfg.Lease.Round(time.Second))
 		if err := s.cfg.Commands.LoseAttempt(ctx, a, reason, s.cfg.Now()); err != nil {
-			return fmt.Errorf("give up %s: %w", a, err)
+			problems = append(problems, fmt.Errorf("give up %s: %w", a, err))
 		}
 	}
-	return nil
+	return errors.Join(problems...)
 }

@@ -66,17 +66,10 @@ func New(cfg Config) *Scheduler {
 	return &Scheduler{cfg}
 }
 
-// Run schedules until ctx ends, in one process at a time.
+// Run schedules until ctx ends, in one process at a time. One that can't fold
+// the log lets the next one try.
 func (s *Scheduler) Run(ctx context.Context) error {
-	return s.cfg.Leader.Lead(ctx, "schedule", func(ctx context.Context) error {
-		for context.Cause(ctx) == nil {
-			if err := s.lead(ctx); err != nil && context.Cause(ctx) == nil {
-				s.cfg.Log.WarnContext(ctx, "scheduler starts again from the log", "err", err)
-				wait(ctx, time.Second)
-			}
-		}
-		return nil
-	})
+	return s.cfg.Leader.Lead(ctx, "schedule", s.lead)
 }
 
 // lead folds the log from its beginning, then follows it.
@@ -114,7 +107,7 @@ func (s *Scheduler) loop(ctx context.Context, batches <-chan eventstore.Batch, f
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
+			return context.Cause(ctx)
 		case err := <-failed:
 			return fmt.Errorf("follow the log: %w", err)
 		case b, open := <-batches:
@@ -127,15 +120,18 @@ func (s *Scheduler) loop(ctx context.Context, batches <-chan eventstore.Batch, f
 			}
 			caughtUp = caughtUp || b.Cursor.Position >= head.Position
 		case <-tick.C:
-			if err := s.lapse(ctx, &queue, &heard, caughtUp); err != nil {
-				return err
-			}
+			s.note(ctx, s.lapse(ctx, &queue, &heard, caughtUp))
 		}
 		if caughtUp {
-			if err := s.RunOnce(ctx, &queue); err != nil {
-				return err
-			}
+			s.note(ctx, s.RunOnce(ctx, &queue))
 		}
+	}
+}
+
+// note tells what the next tick tries again.
+func (s *Scheduler) note(ctx context.Context, err error) {
+	if err != nil && context.Cause(ctx) == nil {
+		s.cfg.Log.WarnContext(ctx, "not all work is handed out; the next look tries again", "err", err)
 	}
 }
 
@@ -150,7 +146,8 @@ func fold(queue *domain.Queue, events []domain.Recorded) error {
 	return nil
 }
 
-// RunOnce hands out what the free slots allow now.
+// RunOnce hands out what the free slots allow now. What goes wrong with one
+// piece of work keeps no other waiting; the error joins all of it.
 func (s *Scheduler) RunOnce(ctx context.Context, queue *domain.Queue) error {
 	if len(queue.Works) == 0 {
 		return nil
@@ -165,19 +162,18 @@ func (s *Scheduler) RunOnce(ctx context.Context, queue *domain.Queue) error {
 		}
 	}
 	plan := queue.Plan(free, s.cfg.Now(), s.cfg.Republish)
+	var problems []error
 	for _, r := range plan.Supersede {
-		if err := s.supersede(ctx, r); err != nil {
-			return err
-		}
+		problems = append(problems, s.supersede(ctx, r))
 	}
 	for _, w := range plan.Publish {
-		if err := s.publish(ctx, w); errors.Is(err, bus.ErrUnavailable) {
-			return nil // the next tick tries again
-		} else if err != nil {
-			return err
+		err := s.publish(ctx, w)
+		if errors.Is(err, bus.ErrUnavailable) {
+			break // the next look tries again
 		}
+		problems = append(problems, err)
 	}
-	return nil
+	return errors.Join(problems...)
 }
 
 func (s *Scheduler) supersede(ctx context.Context, r domain.Replaced) error {
@@ -223,13 +219,4 @@ func stream(w *domain.Work) domain.Stream {
 		return domain.DeploymentStream(domain.DeploymentID(w.Subject))
 	}
 	return domain.BuildStream(domain.BuildID(w.Subject))
-}
-
-func wait(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-	case <-t.C:
-	}
 }

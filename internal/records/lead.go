@@ -15,7 +15,9 @@ import (
 const (
 	leaderPing   = 2 * time.Second  // how often a leader shows that it lives, and looks whether it still leads
 	leaderFrozen = 10 * time.Second // after that silence the server ends the leader's session, and the next one leads
-	leaderRetry  = time.Second      // between tries to reach the database
+	leaderRetry  = time.Second      // before the lease is asked for again, doubled up to leaderPatience for a leader that fails again and again
+	// leaderPatience is short: after an outage all shall go on soon.
+	leaderPatience = 5 * time.Second
 )
 
 // Leaders lets one process at a time do a thing.
@@ -30,26 +32,29 @@ func NewLeaders(pool *pgxpool.Pool, log *slog.Logger) *Leaders { return &Leaders
 // errDeposed is the cause with which a former leader's context ends.
 var errDeposed = errors.New("another process may lead now: the connection to the database was lost")
 
-// Lead waits until this process leads in name, runs run, and gives what it returned; nil when ctx has ended before. When
-// the leader's connection is lost, run's ctx ends, and Lead waits to lead again. The next leader begins at once where
+// Lead waits until this process leads in name and runs run; it gives nil once run did or ctx has ended. When run gives
+// an error, or the leader's connection is lost (then run's ctx ends), the lease is given up, so that another process can
+// try what this one can't, and Lead asks for it again after a pause. The next leader begins at once where
 // the old one's process died or stopped, within seconds where it froze. Since a frozen one wakes up without knowing
 // that it was deposed, what run does must be fenced, by a cursor's move for instance.
 func (l *Leaders) Lead(ctx context.Context, name string, run func(ctx context.Context) error) error {
-	for {
+	for pause := leaderRetry; ; {
+		began := time.Now()
 		deposed, err := l.leadOnce(ctx, name, run)
-		if context.Cause(ctx) != nil && (deposed || errors.Is(err, context.Cause(ctx))) {
-			return nil
+		if context.Cause(ctx) != nil || err == nil {
+			return nil //nolint:nilerr // what run met on the way out is no news
 		}
-		if !deposed {
-			return err
+		if deposed || time.Since(began) > leaderPatience {
+			pause = leaderRetry
 		}
-		l.log.WarnContext(ctx, "leadership is lost, or could not be asked for", "name", name, "err", err)
-		timer := time.NewTimer(leaderRetry)
+		l.log.WarnContext(ctx, "not leading for now", "name", name, "err", err, "again_in", pause)
+		timer := time.NewTimer(pause)
 		select {
 		case <-ctx.Done():
 		case <-timer.C:
 		}
 		timer.Stop()
+		pause = min(2*pause, leaderPatience)
 	}
 }
 

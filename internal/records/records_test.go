@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -460,14 +461,30 @@ func TestOneLeadsAndTheNextFollowsAtOnceWhenItsConnectionIsLost(t *testing.T) {
 	group.Wait()
 }
 
-func TestLeadGivesWhatTheLeaderReturned(t *testing.T) {
+func TestALeaderThatFailsLetsAnotherOneLeadAndTriesAgain(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
 	leaders := records.NewLeaders(b.pool, slog.New(slog.DiscardHandler))
-	want := errors.New("out of work")
-	for range 2 { // the lock is free again
-		if err := leaders.Lead(t.Context(), "test", func(context.Context) error { return want }); !errors.Is(err, want) {
-			t.Errorf("got %v, want %v", err, want)
-		}
+	var tries atomic.Int64
+	stuck := make(chan error, 1)
+	failed, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		stuck <- leaders.Lead(t.Context(), "test", func(context.Context) error {
+			if tries.Add(1) == 1 {
+				close(failed)
+				return errors.New("an event of a newer version")
+			}
+			return nil
+		})
+	}()
+	<-failed
+	ok(t, leaders.Lead(t.Context(), "test", func(context.Context) error {
+		close(done)
+		return nil
+	}))
+	<-done
+	ok(t, <-stuck)
+	if n := tries.Load(); n != 2 {
+		t.Errorf("led %d times, want 2", n)
 	}
 }
