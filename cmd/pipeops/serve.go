@@ -61,7 +61,7 @@ func serveCommand() *cobra.Command {
 func serve(ctx context.Context, cfg config.Config, c *core, b bus.Bus, l net.Listener, log *slog.Logger) error {
 	a := access{c}
 	remote, err := gitremote.New(gitremote.Config{
-		Root: filepath.Join(cfg.Home, "git"), Receiver: c.commands, Projects: a, Access: a, Leader: c.leaders,
+		Root: filepath.Join(cfg.Home, "git"), Store: c.store, Receiver: c.commands, Projects: a, Access: a, Leader: c.leaders,
 		Seal: c.deliveries.Seal, Subject: a.actorID, NewID: newID, Log: log, Self: "http://" + reachableAt(l.Addr()),
 	})
 	if err != nil {

@@ -28,6 +28,7 @@ import (
 	"time"
 
 	"github.com/pipeops/pipeops/domain"
+	"github.com/pipeops/pipeops/eventstore"
 	"github.com/pipeops/pipeops/handlers/commands"
 )
 
@@ -70,6 +71,7 @@ type Config struct {
 	Projects Projects
 	Access   Access
 	Leader   Leader
+	Store    *eventstore.Store // read only, at taking over
 	// Seal encrypts a raw delivery under a key of its own, for the place that id names.
 	Seal    func(id string, raw []byte) (keyID string, sealed []byte, err error)
 	Subject func(provider, person string) string // opaque id of a person, an HMAC
@@ -97,6 +99,7 @@ func (c Config) Validate() error {
 		{"Projects", c.Projects == nil},
 		{"Access", c.Access == nil},
 		{"Leader", c.Leader == nil},
+		{"Store", c.Store == nil},
 		{"Seal", c.Seal == nil},
 		{"Subject", c.Subject == nil},
 		{"NewID", c.NewID == nil},
@@ -191,7 +194,8 @@ func findBackend() (string, error) {
 // leaderName names the lease on the repositories.
 const leaderName = "gitremote"
 
-// Run serves until ctx ends, in one process at a time; requests under way are finished first.
+// Run serves until ctx ends, in one process at a time; requests under way are
+// finished first. Where this process can't, the lease goes round until one can.
 func (r *Remote) Run(ctx context.Context) error {
 	return r.cfg.Leader.Lead(ctx, leaderName, r.lead)
 }
@@ -200,23 +204,23 @@ func (r *Remote) lead(ctx context.Context) error {
 	if err := r.prepare(); err != nil {
 		return err
 	}
+	if err := r.present(ctx); err != nil {
+		return err
+	}
 	s, err := r.open(ctx)
 	if err != nil {
 		return err
 	}
+	defer s.close()
 	if r.cfg.Self != "" {
 		if err := r.cfg.Leader.Announce(ctx, leaderName, r.cfg.Self); err != nil {
-			s.close()
 			return err
 		}
 	}
 	r.session.Store(s)
-	defer func() {
-		r.session.Store(nil)
-		s.close()
-	}()
+	defer r.session.Store(nil)
 	r.follow(ctx)
-	return nil
+	return context.Cause(ctx)
 }
 
 // retryAfter is how soon a comparison that failed is tried again, at first.

@@ -2,6 +2,7 @@ package gitremote_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -430,6 +431,55 @@ func TestServerThatDoesNotLeadSaysSo(t *testing.T) {
 		t.Errorf("answer %d %v", w.code, w.header)
 	}
 }
+
+func TestServerThatCannotLeadYetTriesAgainUntilItCan(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	w := newWork(t)
+	w.commit("First")
+	w.git("push", b.address("hello", b.token), "main")
+	b.stop()
+	blocked := filepath.Join(t.TempDir(), "blocked")
+	must(t, os.WriteFile(blocked, nil, 0o600))
+	empty := t.TempDir()
+	for root, mend := range map[string]func(problem string) error{
+		filepath.Join(blocked, "git"): func(string) error {
+			return errors.Join(os.Remove(blocked), os.MkdirAll(filepath.Join(blocked, "git", "prj_hello.git"), 0o700))
+		},
+		empty: func(problem string) error {
+			if !strings.Contains(problem, "begin-anew") {
+				t.Errorf("the fix isn't told: %s", problem)
+			}
+			return os.WriteFile(filepath.Join(empty, "begin-anew"), nil, 0o600)
+		},
+	} {
+		var problems []string
+		b.config.Root, b.config.Leader = root, leader(func(ctx context.Context, run func(context.Context) error) error {
+			err := run(ctx)
+			for ; err != nil && context.Cause(ctx) == nil; err = run(ctx) {
+				problems = append(problems, err.Error())
+				if err := mend(err.Error()); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		b.start(t) // returns when it leads
+		b.stop()
+		if len(problems) != 1 {
+			t.Errorf("%s: got the problems %q, want one", root, problems)
+		}
+	}
+}
+
+// leader leads without a database.
+type leader func(ctx context.Context, run func(context.Context) error) error
+
+func (l leader) Lead(ctx context.Context, _ string, run func(context.Context) error) error {
+	return l(ctx, run)
+}
+func (leader) Announce(context.Context, string, string) error    { return nil }
+func (leader) Announced(context.Context, string) (string, error) { return "", nil }
 
 func TestPushThroughAServerThatDoesNotLeadIsPassedOn(t *testing.T) {
 	t.Parallel()

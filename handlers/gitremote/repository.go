@@ -9,12 +9,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/pipeops/pipeops/domain"
+	"github.com/pipeops/pipeops/eventstore"
 )
 
 // repository is one project's bare repository.
@@ -109,6 +111,44 @@ func (r *Remote) prepare() error {
 		return fmt.Errorf("git remote: write git's settings and hooks: %w", err)
 	}
 	return nil
+}
+
+// anew is a file that says that the repositories are lost, and may begin empty.
+const anew = "begin-anew"
+
+// present refuses to serve a folder without repositories when the log has
+// pushes to them: it is another one, or lost, and pushes into it would be
+// taken for histories that begin again.
+func (r *Remote) present(ctx context.Context) error {
+	here, err := os.ReadDir(r.cfg.Root)
+	if err != nil {
+		return fmt.Errorf("git remote: list repositories: %w", err)
+	}
+	if slices.ContainsFunc(here, func(e fs.DirEntry) bool { return strings.HasSuffix(e.Name(), suffix) || e.Name() == anew }) {
+		return nil
+	}
+	recorded, err := r.recorded(ctx)
+	if err != nil {
+		return fmt.Errorf("git remote: look for pushes in the log: %w", err)
+	}
+	if recorded {
+		return fmt.Errorf("git remote: %s holds no repository, but the log has pushes to this remote: mount the volume that holds them"+
+			" (all copies of serve share it), restore them from the backup, or, where they are lost, make an empty file %s there", r.cfg.Root, anew)
+	}
+	return nil
+}
+
+// recorded says whether the log has a push to this remote.
+func (r *Remote) recorded(ctx context.Context) (bool, error) {
+	for e, err := range r.cfg.Store.Read(ctx, eventstore.Query{Types: []string{"PushReceived"}}) {
+		if err != nil {
+			return false, err
+		}
+		if strings.HasPrefix(string(e.Stream), string(domain.PushStream(e.ProjectID, source, ""))) {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // replaceFile changes a file at once: git may be reading it.

@@ -86,7 +86,7 @@ func setup(t *testing.T, change ...func(*gitremote.Config)) *bundle {
 	b.token, b.actor = secret, "tok_"+token.ID
 	b.receiver = &breakable{Handler: b.commands}
 	b.config = gitremote.Config{
-		Root: filepath.Join(t.TempDir(), "git"), Receiver: b.receiver, Projects: projects{b.commands}, Access: access{tokens},
+		Root: filepath.Join(t.TempDir(), "git"), Store: b.store, Receiver: b.receiver, Projects: projects{b.commands}, Access: access{tokens},
 		Leader: records.NewLeaders(pool, log), Seal: b.deliveries.Seal, Subject: b.keys.Actor, NewID: newID, Log: log,
 		HookProgram: os.Args[0], Every: time.Hour, // the tests reconcile when they want to
 	}
