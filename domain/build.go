@@ -384,7 +384,7 @@ func (b *Build) lose(reason string) []Change {
 	stream := BuildStream(b.Request.Build)
 	changes := []Change{{stream, AttemptLost{Attempt: b.Attempt(), Reason: reason}}}
 	if b.Attempts >= MaxAttempts {
-		changes = append(changes, Change{stream, BuildFailed{Diagnosis: exhausted("Build", reason)}})
+		changes = append(changes, Change{stream, BuildFailed{Diagnosis: exhausted("Build", reason, "Once the cause is gone, "+PushAgain)}})
 	}
 	return changes
 }

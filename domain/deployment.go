@@ -1,6 +1,7 @@
 package domain
 
 import (
+	"fmt"
 	"slices"
 	"time"
 )
@@ -439,11 +440,12 @@ func (c ReportDeployment) Decide(s State) ([]Change, error) {
 		if d.Undoing {
 			return nil, undoing(d)
 		}
-		return []Change{
-			item,
-			{d.Slot(), ReleaseActivated{Deployment: d.Request.Deployment, Release: d.Request.Release, Spec: d.Request.Spec}},
-			released,
-		}, nil
+		changes := []Change{item}
+		if _, barred := Of[Slot](s, d.Slot()).Quarantined[d.Request.Release.ID]; barred { // since this one was admitted
+			changes = append(changes, Change{d.Slot(), QuarantineLifted{Release: d.Request.Release.ID}})
+		}
+		activated := ReleaseActivated{Deployment: d.Request.Deployment, Release: d.Request.Release, Spec: d.Request.Spec}
+		return append(changes, Change{d.Slot(), activated}, released), nil
 	case DeploymentFailed:
 		if d.Undoing {
 			return nil, undoing(d)
@@ -462,18 +464,30 @@ func undoing(d *Deployment) *Refusal {
 	return &Refusal{Code: "ROLLING_BACK", Message: "deployment " + string(d.Request.Deployment) + " has failed and is being rolled back"}
 }
 
-// fail records the verdict, bars the release, and either begins the roll-back
-// or, where nothing served before, frees the slot.
+// fail records the verdict, bars a release that is at fault unless it is the
+// one that served before, and either begins the roll-back or, where nothing
+// served before, frees the slot.
 func (d *Deployment) fail(diagnosis Diagnosis) []Change {
 	stream := DeploymentStream(d.Request.Deployment)
-	changes := []Change{
-		{stream, DeploymentFailed{Diagnosis: diagnosis}},
-		{d.Slot(), ReleaseQuarantined{Release: d.Request.Release.ID, Deployment: d.Request.Deployment, Why: diagnosis.Title}},
+	changes := []Change{{stream, DeploymentFailed{Diagnosis: diagnosis}}}
+	if diagnosis.ReleaseAtFault && (d.Previous == nil || d.Previous.Release.ID != d.Request.Release.ID) {
+		changes = append(changes, Change{d.Slot(), ReleaseQuarantined{Release: d.Request.Release.ID, Deployment: d.Request.Deployment, Why: diagnosis.Title}})
 	}
 	if d.Previous == nil {
 		return append(changes, Change{d.Slot(), DeploymentReleased{Deployment: d.Request.Deployment}})
 	}
 	return append(changes, Change{stream, RollbackStarted{To: *d.Previous}})
+}
+
+// abandon fails a deployment that no worker is left for. Where nothing served
+// before, nobody undoes what was begun, and the diagnosis says so.
+func (d *Deployment) abandon(diagnosis Diagnosis) []Change {
+	if d.Previous == nil {
+		r := d.Request
+		diagnosis.Reason += ". Nothing served before it that could come back, so whatever of it is in the cluster stays there, and its pods may go on running"
+		diagnosis.Fixes = append(slices.Clip(diagnosis.Fixes), fmt.Sprintf("If it isn't wanted, stop its pods: kubectl scale deployment/%s -n %s --replicas=0", r.ServiceName, r.Namespace))
+	}
+	return d.fail(diagnosis)
 }
 
 func (d *Deployment) lose(reason string) []Change {
@@ -482,12 +496,23 @@ func (d *Deployment) lose(reason string) []Change {
 	if d.Tries < MaxAttempts {
 		return changes
 	}
-	diagnosis := exhausted("Deployment", reason)
 	if d.Undoing {
-		diagnosis.Title = "Rollback failed: its workers were lost"
+		diagnosis := exhausted("Rollback", reason, "Once the cause is gone, bring back what served: "+d.Request.rollBackTo(d.Previous.Release.ID))
 		return append(changes, Change{stream, RollbackFailed{Diagnosis: diagnosis}}, Change{d.Slot(), DeploymentReleased{Deployment: d.Request.Deployment}})
 	}
-	return append(changes, d.fail(diagnosis)...)
+	return append(changes, d.abandon(exhausted("Deployment", reason, "Once the cause is gone, deploy it again: "+d.Request.again()))...)
+}
+
+// again is the command that asks for the same once more.
+func (r DeploymentRequested) again() string {
+	if r.Reason == "rollback" {
+		return r.rollBackTo(r.Release.ID)
+	}
+	return fmt.Sprintf("pipeops deploy %s --environment %s --service %s --build %s", r.ProjectName, r.EnvironmentName, r.ServiceName, r.Release.Build)
+}
+
+func (r DeploymentRequested) rollBackTo(release ReleaseID) string {
+	return fmt.Sprintf("pipeops rollback %s --environment %s --service %s --to %s", r.ProjectName, r.EnvironmentName, r.ServiceName, release)
 }
 
 // LoseDeploymentAttempt ends an attempt whose lease lapsed.
@@ -534,7 +559,7 @@ func (c FailDeployment) Decide(s State) ([]Change, error) {
 		return []Change{{stream, RollbackFailed(failed)}, {d.Slot(), DeploymentReleased{Deployment: c.Deployment}}}, nil
 	}
 	if d.Attempts > 0 {
-		return d.fail(c.Diagnosis), nil
+		return d.abandon(c.Diagnosis), nil
 	}
 	return []Change{{stream, failed}, {d.Slot(), DeploymentReleased{Deployment: c.Deployment}}}, nil
 }

@@ -17,6 +17,10 @@ type Diagnosis struct {
 	Run    string   `json:"run,omitempty"`  // the command to type next
 	Docs   string   `json:"docs,omitempty"` // where to read on
 	Log    []string `json:"log,omitempty"`  // last lines of output, at most 20, secrets masked
+
+	// ReleaseAtFault says that the image or its configuration is the cause, so that the release would fail again: it is
+	// barred. Not set for trouble of cluster, registry or workers, nor when the cause isn't known.
+	ReleaseAtFault bool `json:"releaseAtFault,omitempty"`
 }
 
 // String renders it for a terminal.
@@ -46,11 +50,14 @@ func (d Diagnosis) String() string {
 	return b.String()
 }
 
+// PushAgain is the advice to have a commit built again: builds are asked for by pushes alone.
+const PushAgain = `push again, an empty commit will do: git commit --allow-empty -m "build again" && git push`
+
 // MaxAttempts is how often a build, a deployment or its roll-back is tried
 // when workers are lost. What fails by itself isn't tried again.
 const MaxAttempts = 3
 
-func exhausted(what, lastReason string) Diagnosis {
+func exhausted(what, lastReason, again string) Diagnosis {
 	return Diagnosis{
 		Code: "ATTEMPTS_EXHAUSTED", Title: what + " failed: its workers were lost", Step: "attempt " + strconv.Itoa(MaxAttempts),
 		Error:  lastReason,
@@ -58,7 +65,7 @@ func exhausted(what, lastReason string) Diagnosis {
 		Fixes: []string{
 			"Look at the logs of the workers: out of memory and lost connections are the usual causes",
 			"Check that RabbitMQ and BuildKit or the cluster can be reached from the workers",
-			"Start it again once the cause is gone",
+			again,
 		},
 		Run: "pipeops doctor",
 	}

@@ -211,7 +211,7 @@ func (p *Project) unconfigured() *Diagnosis {
 		Code: "PROJECT_NOT_CONFIGURED", Title: "Push ignored: the project isn't fully configured", Step: "push",
 		Error:  "project " + p.Name + " has no " + strings.Join(missing, ", no "),
 		Reason: "A push can only become a release when it is known what to build, where to push the image and where to run it",
-		Fixes:  append(fixes, "Push a new commit; an empty one will do: git commit --allow-empty"),
+		Fixes:  append(fixes, "Then "+PushAgain),
 		Run:    "pipeops project show " + p.Name,
 	}
 }

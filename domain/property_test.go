@@ -230,7 +230,9 @@ func (s *system) verdict() {
 	if !slices.Contains(s.attempts, a) {
 		s.attempts = append(s.attempts, a)
 	}
-	item := rapid.SampledFrom([]Event{DeploymentSucceeded{}, DeploymentSucceeded{}, DeploymentFailed{}, RolledBack{}, RollbackFailed{}}).Draw(s.t, "verdict")
+	item := rapid.SampledFrom([]Event{
+		DeploymentSucceeded{}, DeploymentSucceeded{}, DeploymentFailed{}, DeploymentFailed{Diagnosis: Diagnosis{ReleaseAtFault: true}}, RolledBack{}, RollbackFailed{},
+	}).Draw(s.t, "verdict")
 	if len(s.try(ReportDeployment{a, s.next[a] + 1, item})) > 0 {
 		s.next[a]++
 	}
@@ -272,6 +274,11 @@ func (s *system) check() {
 		}
 		if d.Phase == Waiting && slot.Holder != id && slot.Waiting != id {
 			s.t.Fatalf("%s waits, and the slot doesn't know: %+v", id, slot)
+		}
+	}
+	if a := slot.Active(); a != nil {
+		if _, barred := slot.Quarantined[a.Release.ID]; barred {
+			s.t.Fatalf("%s serves and is barred", a.Release.ID)
 		}
 	}
 	if string(s.queue.slots[SlotStream("env_1", "svc_1")]) != string(slot.Holder) {

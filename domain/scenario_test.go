@@ -311,7 +311,7 @@ func TestThreeLostWorkersEndABuildAndARollout(t *testing.T) {
 		want := []string{"AttemptLost"}
 		switch n {
 		case 3:
-			want = append(want, "DeploymentFailed", "ReleaseQuarantined", "RollbackStarted")
+			want = append(want, "DeploymentFailed", "RollbackStarted")
 		case 6:
 			want = append(want, "RollbackFailed", "DeploymentReleased")
 		}
@@ -332,7 +332,7 @@ func TestAFailedRolloutIsRolledBackAndItsReleaseBarred(t *testing.T) {
 	s.then(ClaimDeployment{Deployment: "dep_2", At: s.now}, "DeploymentStarted", "DeploymentClaimed")
 	a := NewAttemptID("dep_2", 1)
 	s.refused(ReportDeployment{a, 1, RolledBack{}}, "NOT_ROLLING_BACK")
-	s.then(s.deploy(a, DeploymentFailed{Diagnosis: Diagnosis{Title: "crash"}}), "DeploymentFailed", "ReleaseQuarantined", "RollbackStarted")
+	s.then(s.deploy(a, DeploymentFailed{Diagnosis: Diagnosis{Title: "crash", ReleaseAtFault: true}}), "DeploymentFailed", "ReleaseQuarantined", "RollbackStarted")
 	s.refused(ReportDeployment{a, 2, DeploymentSucceeded{}}, "ROLLING_BACK")
 	s.then(LoseDeploymentAttempt{a, "gone"}, "AttemptLost")
 	s.then(ClaimDeployment{Deployment: "dep_2", At: s.now}, "DeploymentStarted", "DeploymentClaimed")
@@ -348,6 +348,59 @@ func TestAFailedRolloutIsRolledBackAndItsReleaseBarred(t *testing.T) {
 	}
 	again.Lift = true
 	s.then(again, "QuarantineLifted", "DeploymentRequested", "DeploymentAdmitted")
+}
+
+func TestOnlyAReleaseThatIsAtFaultIsBarred(t *testing.T) {
+	t.Parallel()
+	s := newScenario(t)
+	s.project()
+	s.deployed(1, s.built(1, "aaa"))
+	b := s.built(2, "bbb")
+	try := func(id DeploymentID, d Diagnosis, want ...string) {
+		t.Helper()
+		s.then(RequestDeployment{Project: "prj_1", Environment: "env_1", Service: "svc_1", Deployment: id, Build: b}, "DeploymentRequested", "DeploymentAdmitted")
+		s.then(ClaimDeployment{Deployment: id, At: s.now}, "DeploymentStarted", "DeploymentClaimed")
+		a := NewAttemptID(string(id), 1)
+		s.then(s.deploy(a, DeploymentFailed{Diagnosis: d}), want...)
+		s.then(s.deploy(a, RolledBack{}), "RolledBack", "DeploymentReleased")
+	}
+	try("dep_2", Diagnosis{Code: "REGISTRY_RATE_LIMIT"}, "DeploymentFailed", "RollbackStarted")
+	try("dep_3", Diagnosis{Code: "APP_CRASHED", ReleaseAtFault: true}, "DeploymentFailed", "ReleaseQuarantined", "RollbackStarted") // waited, and deployed again
+	s.refused(RequestDeployment{Project: "prj_1", Environment: "env_1", Service: "svc_1", Deployment: "dep_4", Build: b}, "QUARANTINED")
+
+	serving := RequestDeployment{Project: "prj_1", Environment: "env_1", Service: "svc_1", Deployment: "dep_5", Build: "bld_1"}
+	s.then(serving, "DeploymentRequested", "DeploymentAdmitted")
+	s.then(ClaimDeployment{Deployment: "dep_5", At: s.now}, "DeploymentStarted", "DeploymentClaimed")
+	s.then(s.deploy(NewAttemptID("dep_5", 1), DeploymentFailed{Diagnosis: Diagnosis{ReleaseAtFault: true}}), "DeploymentFailed", "RollbackStarted")
+}
+
+func TestAFirstReleaseThatNoWorkerIsLeftForSaysThatItsPodsStay(t *testing.T) {
+	t.Parallel()
+	s := newScenario(t)
+	s.project()
+	s.then(DeployBuild{Project: "prj_1", Build: s.built(1, "aaa"), IDs: []DeploymentID{"dep_1"}}, "DeploymentRequested", "DeploymentAdmitted")
+	for n := 1; n < 3; n++ {
+		s.then(ClaimDeployment{Deployment: "dep_1", At: s.now}, "DeploymentStarted", "DeploymentClaimed")
+		s.then(LoseDeploymentAttempt{Attempt: NewAttemptID("dep_1", n), Reason: "gone"}, "AttemptLost")
+	}
+	dead := FailDeployment{Deployment: "dep_1", Diagnosis: Diagnosis{Code: "DEAD_LETTER"}}
+	letter, err := dead.Decide(s.state)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.then(ClaimDeployment{Deployment: "dep_1", At: s.now}, "DeploymentStarted", "DeploymentClaimed")
+	lost, err := LoseDeploymentAttempt{Attempt: NewAttemptID("dep_1", 3), Reason: "gone"}.Decide(s.state)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, changes := range [][]Change{letter, lost[1:]} {
+		if len(changes) != 2 || TypeOf(changes[1].Event) != "DeploymentReleased" {
+			t.Fatalf("got %+v, want the failure and a free slot", changes)
+		}
+		if text := changes[0].Event.(DeploymentFailed).Diagnosis.String(); !strings.Contains(text, "kubectl scale deployment/hello -n hello-production-") {
+			t.Errorf("nothing is said of the pods:\n%s", text)
+		}
+	}
 }
 
 func TestOneDeploymentAtATimeAndTheNewestWaits(t *testing.T) {
@@ -457,7 +510,7 @@ func TestABegunDeploymentThatCantBeHandedOutIsRolledBack(t *testing.T) {
 	s.then(DeployBuild{Project: "prj_1", Build: s.built(2, "bbb"), IDs: []DeploymentID{"dep_2"}}, "DeploymentRequested", "DeploymentAdmitted")
 	s.then(ClaimDeployment{Deployment: "dep_2", At: s.now}, "DeploymentStarted", "DeploymentClaimed")
 	s.then(LoseDeploymentAttempt{NewAttemptID("dep_2", 1), "gone"}, "AttemptLost")
-	s.then(FailDeployment{Deployment: "dep_2", Diagnosis: Diagnosis{Code: "DEAD_LETTER"}}, "DeploymentFailed", "ReleaseQuarantined", "RollbackStarted")
+	s.then(FailDeployment{Deployment: "dep_2", Diagnosis: Diagnosis{Code: "DEAD_LETTER"}}, "DeploymentFailed", "RollbackStarted")
 	if p := s.queue.Plan(map[string]int{"deploy": 1}, s.now, time.Minute); len(p.Publish) != 1 || p.Publish[0].Subject != "dep_2" {
 		t.Errorf("published %v, want dep_2 for its roll-back", p.Publish)
 	}

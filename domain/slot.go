@@ -54,8 +54,9 @@ type ReleaseActivated struct {
 	Spec       ServiceSpec  `json:"spec"`
 }
 
-// ReleaseQuarantined bars a release that failed: it isn't deployed again until
-// someone lifts it. A mended configuration is another release.
+// ReleaseQuarantined bars a release that failed by its own fault: it isn't
+// deployed again until someone lifts it. A mended configuration is another
+// release. What serves is never barred.
 type ReleaseQuarantined struct {
 	fact
 	inSlot

@@ -239,7 +239,7 @@ func TestDeployAndRollBackByHand(t *testing.T) {
 	afterFirst := w.head().String()
 	push, second := w.push(project)
 	w.build(project, second)
-	w.deployment(project, domain.DeploymentFailed{Diagnosis: domain.Diagnosis{Code: "CRASH", Title: "Deployment failed: CrashLoopBackOff", Fixes: []string{"mend it"}}},
+	w.deployment(project, domain.DeploymentFailed{Diagnosis: domain.Diagnosis{Code: "CRASH", Title: "Deployment failed: CrashLoopBackOff", Fixes: []string{"mend it"}, ReleaseAtFault: true}},
 		domain.RolledBack{To: "rel_1", Available: 1})
 
 	now := ask[statusView](w, statusQuery, map[string]any{"at": w.head().String()}).Status[0]

@@ -309,7 +309,9 @@ func TestTheTimelineTellsAPushInWords(t *testing.T) {
 	failed := w.push(project, "refs/heads/main")
 	w.succeed(w.builds[1])
 	w.workOnDeployment(w.deployments[1], nil)
-	w.workOnDeployment(w.deployments[1], domain.DeploymentFailed{Diagnosis: diagnosis("Deployment failed: CrashLoopBackOff")})
+	crashed := diagnosis("Deployment failed: CrashLoopBackOff")
+	crashed.ReleaseAtFault = true
+	w.workOnDeployment(w.deployments[1], domain.DeploymentFailed{Diagnosis: crashed})
 	w.workOnDeployment(w.deployments[1], domain.RolledBack{To: "rel_1", Available: 2, Duration: 900})
 	ignored := w.push(project, "refs/tags/v1")
 

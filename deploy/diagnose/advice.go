@@ -8,6 +8,7 @@ type advice struct {
 	reason string
 	fixes  []string
 	run    string
+	blames bool // the image or its settings: the same release would fail again
 }
 
 const (
@@ -141,7 +142,7 @@ var (
 			"Mend the registry in the project's settings: lower case, no https://, for example ghcr.io/acme",
 			"Build again",
 		},
-		run: runProject,
+		run: runProject, blames: true,
 	}
 	imageNeverPulled = advice{
 		code: "IMAGE_NEVER_PULLED", title: "ErrImageNeverPull",
@@ -173,7 +174,7 @@ var (
 			"Build for several platforms at once (linux/amd64 and linux/arm64)",
 			"Keep the pods on nodes of the image's CPU type",
 		},
-		run: runProject,
+		run: runProject, blames: true,
 	}
 	registryTLS = advice{
 		code: "REGISTRY_TLS", title: "node doesn't trust the registry",
@@ -257,7 +258,7 @@ var (
 			"Set a numeric user other than 0 in the Dockerfile, for example USER 10001",
 			"Ask who runs the cluster to allow root in {namespace}",
 		},
-		run: runProject,
+		run: runProject, blames: true,
 	}
 	configMissing = advice{
 		code: "CONFIG_MISSING", title: "CreateContainerConfigError",
@@ -275,7 +276,7 @@ var (
 			"End the Dockerfile with CMD or ENTRYPOINT",
 			"Set the command in the service's settings",
 		},
-		run: runProject,
+		run: runProject, blames: true,
 	}
 	containerRefused = advice{
 		code: "CONTAINER_REFUSED", title: "CreateContainerError",
@@ -300,7 +301,7 @@ var (
 			"Build for several platforms at once (linux/amd64 and linux/arm64)",
 			"If it is a script, begin it with #!/bin/sh",
 		},
-		run: runProject,
+		run: runProject, blames: true,
 	}
 	notExecutable = advice{
 		code: "NOT_EXECUTABLE", title: "program isn't executable",
@@ -309,7 +310,7 @@ var (
 			"Make it executable in the Dockerfile: RUN chmod +x <file>, or COPY --chmod=755",
 			"Check that the image's user may read and execute it",
 		},
-		run: runProject,
+		run: runProject, blames: true,
 	}
 	startCommand = advice{
 		code: "START_COMMAND", title: "RunContainerError",
@@ -319,7 +320,7 @@ var (
 			"Check for Windows line ends, or a missing interpreter, in the first line of a script",
 			"Check that a dynamically linked program finds its loader: build it static, or use the base it was built on",
 		},
-		run: runProject,
+		run: runProject, blames: true,
 	}
 )
 
@@ -332,7 +333,7 @@ var (
 			"Set the path that the program has in the service's settings",
 			"Or let the program answer GET {path} with 200",
 		},
-		run: runProject,
+		run: runProject, blames: true,
 	}
 	portSilent = advice{
 		code: "PORT_NOT_LISTENING", title: "nothing listens on port {port}",
@@ -342,7 +343,7 @@ var (
 			"Let the program listen on 0.0.0.0, not only on 127.0.0.1",
 			"If it is slow to start, allow the startup probe more failures",
 		},
-		run: runProject,
+		run: runProject, blames: true,
 	}
 	unhealthy = advice{
 		code: "HEALTH_CHECK_FAILED", title: "health check failed",
@@ -352,7 +353,7 @@ var (
 			"Let {path} pass without login",
 			"If it answers slowly, raise the probe's timeout",
 		},
-		run: runEvents,
+		run: runEvents, blames: true,
 	}
 	outOfMemory = advice{
 		code: "OUT_OF_MEMORY", title: "OOMKilled",
@@ -362,7 +363,7 @@ var (
 			"Tell the runtime its limit, for example GOMEMLIMIT, -XX:MaxRAMPercentage or --max-old-space-size",
 			"Look for a leak, or for too much work at start",
 		},
-		run: runProject,
+		run: runProject, blames: true,
 	}
 	endedNormally = advice{
 		code: "EXITED", title: "program ends by itself",
@@ -371,7 +372,7 @@ var (
 			"Run it in the foreground: no daemon mode, no & at the end",
 			"Check the command: {command}",
 		},
-		run: runProject,
+		run: runProject, blames: true,
 	}
 	commandMissing = advice{
 		code: "COMMAND_NOT_FOUND", title: "command not found",
@@ -380,7 +381,7 @@ var (
 			"Check the command's path: {command}",
 			"Copy what it needs into the Dockerfile's last stage",
 		},
-		run: runProject,
+		run: runProject, blames: true,
 	}
 	nativeCrash = advice{
 		code: "NATIVE_CRASH", title: "program crashes (exit code {exit})",
@@ -390,7 +391,7 @@ var (
 			"Build for an older CPU level if the nodes are older than the builder",
 			"Run the image on your machine and take a core dump",
 		},
-		run: runEvents,
+		run: runEvents, blames: true,
 	}
 	sigkill = advice{
 		code: "KILLED", title: "program is killed (exit code 137)",
@@ -400,7 +401,7 @@ var (
 			"End within 30 s after SIGTERM",
 			"Check the node's memory: kubectl describe node <name>",
 		},
-		run: runProject,
+		run: runProject, blames: true,
 	}
 	sigterm = advice{
 		code: "TERMINATED", title: "program is asked to end again and again",
@@ -409,7 +410,7 @@ var (
 			"Look for failing probes: kubectl describe pod -n {namespace}",
 			"Check the health path {path} on port {port}",
 		},
-		run: runEvents,
+		run: runEvents, blames: true,
 	}
 	crashed = advice{
 		code: "APP_CRASHED", title: "CrashLoopBackOff",
@@ -419,7 +420,7 @@ var (
 			"Compare its variables with those of the last good release",
 			"Check that what it needs at start (database, migrations, other services) is there",
 		},
-		run: runEvents,
+		run: runEvents, blames: true,
 	}
 	gate = advice{
 		code: "READINESS_GATE", title: "readiness gate not met",

@@ -172,6 +172,7 @@ func (a *advice) diagnosis(r domain.DeploymentRequested, f fact) domain.Diagnosi
 	d := domain.Diagnosis{
 		Code: a.code, Title: titlePrefix + fill.Replace(a.title), Step: Step,
 		Error: f.text(), Reason: fill.Replace(a.reason), Run: fill.Replace(a.run),
+		ReleaseAtFault: a.blames,
 	}
 	if f.init {
 		d.Step += ", init container " + f.container

@@ -2,6 +2,7 @@ package diagnose_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -103,6 +104,13 @@ func refusedBy(message string) *appsv1.ReplicaSet {
 			Type: appsv1.ReplicaSetReplicaFailure, Status: corev1.ConditionTrue, Reason: "FailedCreate", Message: message,
 		}}},
 	}
+}
+
+// blamed are the causes that lie in the image or its settings: the same release would fail again.
+var blamed = []string{
+	"IMAGE_NAME_INVALID", "IMAGE_PLATFORM", "RUNS_AS_ROOT", "NO_COMMAND", "EXEC_FORMAT", "NOT_EXECUTABLE", "START_COMMAND",
+	"HEALTH_PATH_NOT_FOUND", "PORT_NOT_LISTENING", "HEALTH_CHECK_FAILED", "OUT_OF_MEMORY", "EXITED", "COMMAND_NOT_FOUND",
+	"NATIVE_CRASH", "KILLED", "TERMINATED", "APP_CRASHED",
 }
 
 func TestEachSignatureIsToldFromTheOthersAndFinalInItsTime(t *testing.T) {
@@ -208,6 +216,9 @@ func TestEachSignatureIsToldFromTheOthersAndFinalInItsTime(t *testing.T) {
 			}
 			if first.Message == "" || first.Diagnosis.Error == "" || len(first.Diagnosis.Fixes) == 0 || strings.ContainsAny(fmt.Sprint(first.Diagnosis), "{}") {
 				t.Errorf("diagnosis isn't whole: %+v", first.Diagnosis)
+			}
+			if got := first.Diagnosis.ReleaseAtFault; got != slices.Contains(blamed, row.code) {
+				t.Errorf("the release is at fault: %v", got)
 			}
 			if got := first.Final; got != (row.after == time.Nanosecond) {
 				t.Errorf("at once: final is %v", got)

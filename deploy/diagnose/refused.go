@@ -22,7 +22,7 @@ var (
 			"Change the value that the message names in the service's settings",
 			"A request can't be above its limit, and names of variables can't begin with a digit or hold spaces",
 		},
-		run: runProject,
+		run: runProject, blames: true,
 	}
 	forbidden = advice{
 		code: "CLUSTER_FORBIDDEN", title: "the deployer may not do this in the cluster",
