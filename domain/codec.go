@@ -60,6 +60,9 @@ var registry = func() map[string]entry {
 		DeploymentSuperseded{},
 		WorkerEnrolled{},
 		SubjectErased{},
+		ProjectionRetried{},
+		ProjectionSkipped{},
+		ReplayRun{},
 	} {
 		t := reflect.TypeOf(e)
 		m[t.Name()] = entry{t, 1}

@@ -37,7 +37,7 @@ type Operation struct{}
 // Evolve applies an event.
 func (*Operation) Evolve(e OperationEvent) {
 	switch e.(type) {
-	case SubjectErased:
+	case SubjectErased, ProjectionRetried, ProjectionSkipped, ReplayRun:
 	}
 }
 

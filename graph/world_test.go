@@ -87,7 +87,9 @@ func newWorld(t *testing.T, change ...func(*graph.Config)) *world {
 	w.subjects = seal.NewSubjects(keys, records.NewSubjects(pool))
 	w.commands, err = commands.New(commands.Config{Store: w.store, Sealer: w.subjects, Log: log})
 	must(t, err)
-	projector, err := projections.New(projections.Config{Store: w.store, Opener: w.subjects.OpenField, Log: log, Patience: 20 * time.Second})
+	projector, err := projections.New(projections.Config{
+		Store: w.store, Opener: w.subjects.OpenField, Leader: records.NewLeaders(pool, log), Log: log, Patience: 20 * time.Second,
+	})
 	must(t, err)
 	running(t, projector.Run)
 	w.records.tokens, w.records.secrets = records.NewTokens(pool, keys), records.NewSecrets(pool, keys)

@@ -174,7 +174,8 @@ func rights(login, database string) string {
 		-- Records.
 		GRANT SELECT, INSERT, UPDATE ON pipeops.keys, pipeops.subject_keys, pipeops.tokens TO $app;
 		GRANT SELECT, INSERT, DELETE ON pipeops.secrets, pipeops.build_log_chunks TO $app;
-		GRANT SELECT, INSERT, UPDATE, DELETE ON pipeops.claims, pipeops.claim_attempts, pipeops.leaders TO $app;
+		GRANT SELECT, INSERT, UPDATE, DELETE ON pipeops.claims, pipeops.claim_attempts, pipeops.leaders,
+		                                        pipeops.projection_uses TO $app;
 		-- Read models are made at run time, by version, and can be dropped and rebuilt.
 		GRANT USAGE, CREATE ON SCHEMA projections TO $app;
 		GRANT ALL ON ALL TABLES IN SCHEMA projections TO $app;`)

@@ -63,7 +63,7 @@ func (q *Queries) Pin(ctx context.Context, at At, readModels ...string) (At, err
 		if err != nil {
 			return at, err
 		}
-		last, all := hindmost(known, readModels)
+		last, all := q.hindmost(known, readModels)
 		if all && last.Cursor.Position >= wanted && q.current(ctx, known, readModels) {
 			if at.AsOf == nil {
 				at.AsOf = &last.Cursor
@@ -87,7 +87,7 @@ func (q *Queries) Pin(ctx context.Context, at At, readModels ...string) (At, err
 func (q *Queries) current(ctx context.Context, known map[string]ProjectionStatus, readModels []string) bool {
 	furthest := map[int64]domain.Cursor{} // of each log epoch: those before it are good when it is
 	for _, name := range readModels {
-		c := known[checkpointOf(name)].Cursor
+		c := known[q.checkpointOf(name)].Cursor
 		if c.Position >= furthest[c.LogEpoch].Position {
 			furthest[c.LogEpoch] = c
 		}
@@ -101,18 +101,18 @@ func (q *Queries) current(ctx context.Context, known map[string]ProjectionStatus
 }
 
 // checkpointOf names the checkpoint of a read model; empty for one that there isn't.
-func checkpointOf(readModel string) string {
-	projection, err := projectionNamed(readModel)
+func (q *Queries) checkpointOf(readModel string) string {
+	at, err := q.p.place(readModel)
 	if err != nil {
 		return ""
 	}
-	return place{projection, ""}.checkpoint()
+	return at.checkpoint()
 }
 
 // hindmost gives the read model that has seen least; false when one has no tables yet.
-func hindmost(known map[string]ProjectionStatus, readModels []string) (last ProjectionStatus, all bool) {
+func (q *Queries) hindmost(known map[string]ProjectionStatus, readModels []string) (last ProjectionStatus, all bool) {
 	for i, name := range readModels {
-		status, there := known[checkpointOf(name)]
+		status, there := known[q.checkpointOf(name)]
 		status.Name = name
 		if !there {
 			return status, false

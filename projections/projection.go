@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/pipeops/pipeops/domain"
 )
@@ -22,17 +23,32 @@ type projection struct {
 // all read models, in the order that they are shown.
 var all = []*projection{projectsProjection, buildsProjection, deploymentsProjection, environmentsProjection, timelineProjection}
 
-func projectionNamed(name string) (*projection, error) {
-	for _, p := range all {
-		if p.name == name {
-			return p, nil
+// UnknownError says that there is no projection of that name.
+type UnknownError struct {
+	Name  string
+	Known []string
+}
+
+func (e *UnknownError) Error() string {
+	return fmt.Sprintf("there is no projection %q: there are %s", e.Name, strings.Join(e.Known, ", "))
+}
+
+// Names of all projections, in the order that they are shown.
+func (p *Projector) Names() []string {
+	names := make([]string, len(p.models))
+	for i, projection := range p.models {
+		names[i] = projection.name
+	}
+	return names
+}
+
+func (p *Projector) place(name string) (place, error) {
+	for _, projection := range p.models {
+		if projection.name == name {
+			return place{projection, ""}, nil
 		}
 	}
-	names := make([]string, len(all))
-	for i, p := range all {
-		names[i] = p.name
-	}
-	return nil, fmt.Errorf("there is no projection %q: there are %q", name, names)
+	return place{}, &UnknownError{Name: name, Known: p.Names()}
 }
 
 // versioned is the name of a table, or of the checkpoint: "builds_v1".
@@ -44,24 +60,16 @@ type decoded struct {
 	event domain.Event
 }
 
-// decode picks what the projection is made of. Event types that this binary doesn't know are left out: a projection
-// that knows them has another version, and so other tables. The second result is the index of the first event that
-// can't be read, with its error.
-func (p *projection) decode(events []domain.Recorded) ([]decoded, int, error) {
-	var out []decoded
-	for i, r := range events {
-		if !slices.Contains(p.streams, r.Stream.Kind()) {
-			continue
-		}
-		e, err := r.Decode()
-		var unknown *domain.UnknownTypeError
-		if errors.As(err, &unknown) && unknown.SchemaVersion == 0 {
-			continue
-		}
-		if err != nil {
-			return out, i, err
-		}
-		out = append(out, decoded{r, e})
+// decode reads an event, when the projection is made of its kind. Event types that this binary doesn't know are left
+// out: a projection that knows them has another version, and so other tables.
+func (p *projection) decode(r domain.Recorded) (d decoded, made bool, err error) {
+	if !slices.Contains(p.streams, r.Stream.Kind()) {
+		return d, false, nil
 	}
-	return out, len(events), nil
+	e, err := r.Decode()
+	var unknown *domain.UnknownTypeError
+	if errors.As(err, &unknown) && unknown.SchemaVersion == 0 {
+		return d, false, nil
+	}
+	return decoded{r, e}, err == nil, err
 }

@@ -1,7 +1,6 @@
 package projections_test
 
 import (
-	"context"
 	"errors"
 	"math/rand/v2"
 	"strings"
@@ -10,10 +9,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/google/uuid"
 
 	"github.com/pipeops/pipeops/domain"
-	"github.com/pipeops/pipeops/eventstore"
 	"github.com/pipeops/pipeops/projections"
 )
 
@@ -50,7 +47,7 @@ func TestHistoryAnswersAsItWasAnsweredThen(t *testing.T) {
 	last := ask(t, q, projections.At{AtLeast: w.head()})
 	saysWhatTheDomainSays(t, w, last)
 	for _, name := range []string{"projects", "builds", "deployments", "environments", "timeline"} {
-		rebuilt, err := p.Rebuild(t.Context(), name)
+		rebuilt, err := p.Rebuild(t.Context(), name, nil)
 		must(t, err)
 		if rebuilt.Different != 0 || rebuilt.Cursor != w.head() {
 			t.Errorf("rebuild of %s: %d rows differ at %s, want none at %s", name, rebuilt.Different, rebuilt.Cursor, w.head())
@@ -113,100 +110,10 @@ func TestTwoProjectorsSideBySideDoEachBatchOnce(t *testing.T) {
 	stop()
 	w.push(project, "refs/heads/main")
 	ask(t, second.Queries(), projections.At{AtLeast: w.head()}) // its process runs no projector any more
-	rebuilt, err := first.Rebuild(t.Context(), "timeline")
+	rebuilt, err := first.Rebuild(t.Context(), "timeline", nil)
 	must(t, err)
 	if rebuilt.Different != 0 {
 		t.Errorf("%d rows differ from a replay", rebuilt.Different)
-	}
-}
-
-func TestAnInterruptedProjectorLeavesRowsAndCheckpointTogether(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	project := w.project("app")
-	const kills = 25
-	r := rand.New(rand.NewPCG(7, 0))
-	done := make(chan struct{})
-	go func() { // what cuts the projections' connections in the middle
-		defer close(done)
-		for range kills {
-			select {
-			case <-t.Context().Done():
-				return
-			case <-time.After(time.Duration(5+r.IntN(40)) * time.Millisecond):
-			}
-			_, err := w.owner.Exec(t.Context(), `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-				WHERE datname = current_database() AND query ILIKE '%projections.%' AND pid <> pg_backend_pid()`)
-			if err != nil && context.Cause(t.Context()) == nil {
-				t.Error(err)
-			}
-		}
-	}()
-	stores := []*eventstore.Store{w.open(), w.open()}
-	for i := 0; ; i++ {
-		p := w.projector(stores[i%2])
-		stop := running(t, p.Run)
-		w.push(project, "refs/heads/main")
-		for range 5 {
-			w.workOnBuild(w.builds[len(w.builds)-1], domain.LayerBuilt{Name: "[1/1] RUN", Duration: 1})
-		}
-		stop() // in the middle of whatever it does
-		select {
-		case <-done:
-		default:
-			continue
-		}
-		break
-	}
-	p := w.projector(w.store)
-	running(t, p.Run)
-	ask(t, p.Queries(), projections.At{AtLeast: w.head()})
-	for _, name := range []string{"projects", "builds", "timeline"} {
-		rebuilt, err := p.Rebuild(t.Context(), name)
-		must(t, err)
-		if rebuilt.Different != 0 {
-			t.Errorf("%s: %d rows differ from a replay", name, rebuilt.Different)
-		}
-	}
-}
-
-func TestAPoisonedEventStopsItsProjectionAloneAndVisibly(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	project := w.project("app")
-	w.push(project, "refs/heads/main")
-	build := domain.BuildStream(w.builds[0])
-	poisoned, err := w.store.Append(t.Context(), eventstore.Append{Writes: []eventstore.Write{{
-		Stream: build, Expected: eventstore.AnyVersion, Events: []eventstore.NewEvent{
-			{ID: uuid.NewString(), Type: "LayerRenamed", SchemaVersion: 1, Body: []byte(`{}`), ProjectID: project, OccurredAt: w.now},
-			{ID: uuid.NewString(), Type: "BuildStarted", SchemaVersion: 99, Body: []byte(`{}`), ProjectID: project, OccurredAt: w.now},
-		},
-	}}})
-	must(t, err)
-	next := w.project("next")
-	p := w.projector(w.store)
-	running(t, p.Run)
-	q, at := p.Queries(), projections.At{AtLeast: w.head()}
-	if found, err := q.Project(t.Context(), string(next), at); err != nil || found == nil {
-		t.Errorf("the other projections go on: got %v, %v", found, err)
-	}
-	until(t, func() bool { // an unknown type belongs to another version of the projection, a known one of a later schema doesn't
-		status := statusOf(t, p, "builds")
-		return status.StoppedPosition == poisoned.Last.Position && status.Behind > 0 &&
-			strings.Contains(status.StoppedError, "schema version 99") && status.Cursor.Position == poisoned.Last.Position-1
-	})
-	if s := statusOf(t, p, "deployments"); s.StoppedPosition != 0 {
-		t.Errorf("deployments have stopped too: %+v", s)
-	}
-	b, err := q.Build(t.Context(), w.builds[0], projections.At{})
-	if err != nil || b == nil || b.Phase != domain.Waiting {
-		t.Errorf("what came before stays: got %v, %v", b, err)
-	}
-	impatient, err := projections.New(projections.Config{Store: w.store, Opener: w.subjects.OpenField, Log: w.log(), Patience: time.Millisecond})
-	must(t, err)
-	var behind *projections.BehindError
-	if _, err := impatient.Queries().Build(t.Context(), w.builds[0], at); !errors.As(err, &behind) || behind.Stopped == "" {
-		t.Errorf("got %v, want that it is behind because it has stopped", err)
 	}
 }
 
@@ -224,7 +131,7 @@ func statusOf(t *testing.T, p *projections.Projector, name string) projections.P
 }
 
 // until waits for a condition that others bring about.
-func until(t *testing.T, ok func() bool) {
+func until(t testing.TB, ok func() bool) {
 	t.Helper()
 	deadline := time.After(30 * time.Second)
 	for !ok() {

@@ -2,25 +2,27 @@
 // those to the graph, as they are now or as they were at any position; effects (PostgreSQL), but for the functions
 // that turn an event into rows, which are pure.
 //
-// It keeps: rows, history rows (from_position, to_position) and checkpoint change in one transaction; moving the
-// checkpoint by compare-and-set comes first in it and fences, so that any number of processes may run the same
-// projections side by side; a read model says nothing that doesn't follow from the log, and can be dropped and
-// rebuilt; tables are named by the projection's version, so that another binary builds its own beside them; an event
-// that can't be applied stops its projection alone, visibly (Status, metrics).
+// It keeps: rows, history rows (from_position, to_position) and checkpoint change in one transaction; one process leads
+// each projection, the others follow its checkpoint, and moving that by compare-and-set comes first in the transaction
+// and fences a leader that was frozen; a read model says nothing that doesn't follow from the log, and can be dropped
+// and rebuilt; tables are named by the projection's version, so that another binary builds its own beside them; an
+// event that can't be applied stops its projection alone, visibly (Status, metrics), until it can be applied or the log
+// says that it is left out.
 //
-//	p, err := projections.New(projections.Config{Store: store, Opener: open, Log: log})
+//	p, err := projections.New(projections.Config{Store: store, Opener: open, Leader: leaders, Log: log})
 //	go p.Run(ctx)
 //	status, err := p.Queries().Status(ctx, "hello", projections.At{AtLeast: cursor})
 package projections
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"time"
 
-	"github.com/jackc/pgx/v5"
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/errgroup"
 
@@ -31,15 +33,23 @@ import (
 // Opener decrypts a personal field; false when the key of its subject was erased.
 type Opener func(ctx context.Context, subject, eventID, field, ciphertext string) (text string, ok bool, err error)
 
+// Leader runs a function in one process at a time: it waits to lead in name, and ends run's ctx when it doesn't any
+// more. It gives what run returned, or nil when ctx has ended.
+type Leader interface {
+	Lead(ctx context.Context, name string, run func(context.Context) error) error
+}
+
 // Config says where the log is and how to open what is sealed in it.
 type Config struct {
 	Store  *eventstore.Store // required; its Run must be running
 	Opener Opener            // required
+	Leader Leader            // required
 	Log    *slog.Logger      // required
 
 	Pool         *pgxpool.Pool // of the store's database; default Store.Pool()
 	RetryStopped time.Duration // how often a stopped projection is tried again; default 30 s
 	Patience     time.Duration // how long a query waits for a read model to catch up; default 10 s
+	Unused       time.Duration // after which a version that no process was seen to use is dropped; default 1 min
 }
 
 // Validate says all that is wrong.
@@ -51,19 +61,24 @@ func (c Config) Validate() error {
 	if c.Opener == nil {
 		problems = append(problems, errors.New("the Opener is missing"))
 	}
+	if c.Leader == nil {
+		problems = append(problems, errors.New("the Leader is missing"))
+	}
 	if c.Log == nil {
 		problems = append(problems, errors.New("the Log is missing"))
 	}
-	if c.RetryStopped < 0 || c.Patience < 0 {
-		problems = append(problems, errors.New("the RetryStopped or Patience is negative: 0 means its default"))
+	if min(c.RetryStopped, c.Patience, c.Unused) < 0 {
+		problems = append(problems, errors.New("RetryStopped, Patience or Unused is negative: 0 means its default"))
 	}
 	return errors.Join(problems...)
 }
 
 // Projector keeps read models current. Its methods may be called at the same time.
 type Projector struct {
-	config Config
-	marks  *marks
+	config  Config
+	models  []*projection
+	process string // names this projector among those that use the same tables
+	marks   *marks
 }
 
 // New gives a projector; Run sets it to work.
@@ -74,174 +89,169 @@ func New(config Config) (*Projector, error) {
 	if config.Pool == nil {
 		config.Pool = config.Store.Pool()
 	}
-	if config.RetryStopped == 0 {
-		config.RetryStopped = 30 * time.Second
-	}
-	if config.Patience == 0 {
-		config.Patience = 10 * time.Second
-	}
-	return &Projector{config: config, marks: newMarks()}, nil
+	config.RetryStopped = cmp.Or(config.RetryStopped, 30*time.Second)
+	config.Patience = cmp.Or(config.Patience, 10*time.Second)
+	config.Unused = cmp.Or(config.Unused, time.Minute)
+	return &Projector{config: config, models: all, process: uuid.NewString(), marks: newMarks()}, nil
 }
 
-// Run keeps all read models current until ctx ends. Any number of processes may do so.
+// Run keeps all read models current until ctx ends. Any number of processes may do so; of those with the same version
+// of a projection one does the work.
 func (p *Projector) Run(ctx context.Context) error {
-	places := make([]place, len(all))
-	for i, projection := range all {
-		places[i] = place{projection, ""}
-	}
 	for {
-		err := create(ctx, p.config.Pool, places...)
+		err := create(ctx, p.config.Pool, p.process, p.places()...)
 		if err == nil || context.Cause(ctx) != nil {
 			break
 		}
 		p.config.Log.WarnContext(ctx, "tables of the read models can't be made yet", "err", err)
 		pause(ctx, time.Second)
 	}
-	var group errgroup.Group
-	for _, place := range places {
-		group.Go(func() error { p.keep(ctx, place); return nil })
+	group, ctx := errgroup.WithContext(ctx)
+	for _, at := range p.places() {
+		group.Go(func() error {
+			return p.config.Leader.Lead(ctx, "projection "+at.checkpoint(), func(ctx context.Context) error {
+				p.marks.lead(at.name, true)
+				defer p.marks.lead(at.name, false)
+				p.keep(ctx, at)
+				return nil
+			})
+		})
 	}
+	group.Go(func() error { p.watch(ctx); return nil })
+	group.Go(func() error { p.tend(ctx); return nil })
 	return group.Wait()
+}
+
+func (p *Projector) places() []place {
+	places := make([]place, len(p.models))
+	for i, projection := range p.models {
+		places[i] = place{projection, ""}
+	}
+	return places
 }
 
 // keep follows the log for one projection, again after each trouble.
 func (p *Projector) keep(ctx context.Context, at place) {
 	for context.Cause(ctx) == nil {
-		err := p.follow(ctx, at)
+		asked, err := p.follow(ctx, at)
 		var stopped *stoppedError
 		switch {
 		case context.Cause(ctx) != nil:
 			return
-		case errors.Is(err, errOvertaken): // another process did the work
+		case errors.Is(err, errOvertaken): // another process did the work, or rebuilt the tables
 		case errors.As(err, &stopped):
 			p.stop(ctx, at, stopped)
-			pause(ctx, p.config.RetryStopped)
+			p.awaitRetry(ctx, at, asked)
+		case errors.Is(err, errPassed):
+			p.leaveOut(ctx, at, err)
 		case isGone(err):
 			p.restart(ctx, at, err)
 		default:
 			p.config.Log.WarnContext(ctx, "projection is interrupted", "projection", at.name, "err", err)
 			pause(ctx, time.Second)
+			p.mend(ctx, at)
 		}
 	}
 }
 
-// follow applies what comes after the checkpoint until something goes wrong.
-func (p *Projector) follow(ctx context.Context, at place) error {
-	cursor, err := loadCheckpoint(ctx, p.config.Pool, at.checkpoint())
+// mend makes tables again that were dropped while this process was frozen.
+func (p *Projector) mend(ctx context.Context, at place) {
+	if err := create(ctx, p.config.Pool, p.process, at); err != nil && context.Cause(ctx) == nil {
+		p.config.Log.WarnContext(ctx, "tables of a read model can't be made", "projection", at.name, "err", err)
+	}
+}
+
+// nearHead is how many positions a read model may be behind the log and still count as current.
+const nearHead = 1000
+
+// follow applies what comes after the checkpoint until something goes wrong: what there is fast, what comes as it
+// comes. asked is where the log stood before; whatever was asked of the projection after it may not be known yet.
+func (p *Projector) follow(ctx context.Context, at place) (asked domain.Cursor, err error) {
+	if asked, err = p.config.Store.Head(ctx); err != nil {
+		return asked, err
+	}
+	r, err := p.run(ctx, at)
 	if err != nil {
-		return err
+		return asked, err
 	}
-	p.marks.reach(at.name, cursor)
-	for batch, err := range p.config.Store.Subscribe(ctx, cursor, eventstore.Filter{}) {
+	for head := asked; ; {
+		if err := r.advance(ctx, head); err != nil {
+			return asked, err
+		}
+		if head, err = p.config.Store.Head(ctx); err != nil {
+			return asked, err
+		}
+		if head.Position-r.Position <= nearHead {
+			break
+		}
+	}
+	if err := r.finish(ctx); err != nil {
+		return asked, err
+	}
+	for batch, err := range p.config.Store.Subscribe(ctx, r.Cursor, eventstore.Filter{}) {
 		if err != nil {
-			return err
+			return asked, err
 		}
-		if err := p.step(ctx, at, cursor, batch); err != nil {
-			return err
+		if err := r.commit(ctx, r.decode(batch)); err != nil {
+			return asked, err
 		}
-		cursor = batch.Cursor
-		p.marks.reach(at.name, cursor)
 	}
-	return context.Cause(ctx)
+	return asked, context.Cause(ctx)
 }
 
-var errOvertaken = errors.New("the checkpoint stands elsewhere: another process has moved it")
-
-// stoppedError is an event that a projection can't get over.
-type stoppedError struct {
-	event domain.Recorded
-	err   error
-}
-
-func (e *stoppedError) Error() string {
-	return fmt.Sprintf("event %s (%s) at %s can't be applied: %v", e.event.ID, e.event.Type, e.event.Cursor, e.err)
-}
-
-func (e *stoppedError) Unwrap() error { return e.err }
-
-// step applies a batch and moves the checkpoint from where it was to the batch's cursor. When an event can't be
-// applied, all before it is done first.
-func (p *Projector) step(ctx context.Context, at place, from domain.Cursor, batch eventstore.Batch) error {
-	events, bad, err := at.decode(batch.Events)
-	for err == nil {
-		var applied int
-		applied, err = p.commit(ctx, at, from, batch.Cursor, events)
-		if err == nil {
-			return nil
+// watch learns the checkpoints of the projections that other processes lead.
+func (p *Projector) watch(ctx context.Context) {
+	const soon, late = 5 * time.Millisecond, time.Second
+	wait := soon
+	for context.Cause(ctx) == nil {
+		lowest, moved, err := p.look(ctx)
+		if err != nil && context.Cause(ctx) == nil {
+			p.config.Log.WarnContext(ctx, "checkpoints of the projections can't be read", "err", err)
 		}
-		var stopped *stoppedError
-		if !errors.As(err, &stopped) {
-			return err
+		wait = min(2*wait, late)
+		if moved {
+			wait = soon
 		}
-		bad = indexOf(batch.Events, stopped.event)
-		events, err = events[:applied], stopped.err
-	}
-	if bad > 0 {
-		before := batch.Events[bad-1].Cursor
-		if _, err := p.commit(ctx, at, from, before, events); err != nil {
-			return err
-		}
-		p.marks.reach(at.name, before)
-	}
-	return &stoppedError{batch.Events[bad], err}
-}
-
-func indexOf(events []domain.Recorded, e domain.Recorded) int {
-	return int(e.Cursor.Position - events[0].Cursor.Position) // positions are dense, and nothing is filtered
-}
-
-// commit applies events in one transaction with the move of the checkpoint. Of an event that can't be applied the
-// first result is the index.
-func (p *Projector) commit(ctx context.Context, at place, from, to domain.Cursor, events []decoded) (applied int, err error) {
-	err = pgx.BeginFunc(ctx, p.config.Pool, func(tx pgx.Tx) error {
-		if err := moveCheckpoint(ctx, tx, at.checkpoint(), from, to); err != nil {
-			return err
-		}
-		r := newRows()
-		applied, err = apply(ctx, tx, at, r, events)
-		if err != nil {
-			return err
-		}
-		return flush(ctx, tx, at, r)
-	})
-	return applied, err
-}
-
-// apply applies events to rows, which it loads as they are asked for: those that a first look asks for at once, the
-// others one event at a time.
-func apply(ctx context.Context, tx pgx.Tx, at place, r *rows, events []decoded) (int, error) {
-	if err := load(ctx, tx, at, foresee(at, r, events)); err != nil {
-		return 0, err
-	}
-	for i, e := range events {
-		for {
-			complete, err := r.try(at.projection, e)
-			if err != nil {
-				return i, &stoppedError{e.Recorded, err}
-			}
-			if complete {
-				break
-			}
-			if err := load(ctx, tx, at, r); err != nil {
-				return i, err
+		if lowest != nil {
+			seen, cancel := context.WithTimeoutCause(ctx, late, errImpatient)
+			head, err := p.config.Store.Wait(seen, *lowest)
+			cancel()
+			if err == nil && head.Position > lowest.Position+nearHead {
+				wait = max(wait, 20*soon) // it is being built: nobody waits for each step
 			}
 		}
+		pause(ctx, wait)
 	}
-	return len(events), nil
 }
 
-// foresee notes the rows that events ask for when nothing is known yet.
-func foresee(at place, r *rows, events []decoded) *rows {
-	asked := map[ref]bool{}
-	for _, e := range events {
-		blank := newRows()
-		_, _ = blank.try(at.projection, e) // an error comes again when it counts
-		for of := range blank.missing {
-			asked[of] = true
+// look reads the checkpoints that others move. lowest is nil when there is none of them, moved says whether any did.
+func (p *Projector) look(ctx context.Context) (lowest *domain.Cursor, moved bool, err error) {
+	var others []place
+	for _, at := range p.places() {
+		if !p.marks.leads(at.name) {
+			others = append(others, at)
 		}
 	}
-	r.missing = asked
-	return r
+	if len(others) == 0 {
+		return nil, false, nil
+	}
+	found, err := p.checkpoints(ctx)
+	if err != nil {
+		return nil, false, err
+	}
+	for _, at := range others {
+		status, there := found[at.checkpoint()]
+		if !there || p.marks.leads(at.name) {
+			continue
+		}
+		known, here, _ := p.marks.of(at.name)
+		moved = moved || !here || known != status.Cursor
+		p.marks.reach(at.name, status.Cursor)
+		if lowest == nil || status.Cursor.Position < lowest.Position {
+			lowest = &status.Cursor
+		}
+	}
+	return lowest, moved, nil
 }
 
 // isGone says whether the log doesn't hold a cursor any more: it was restored.

@@ -221,7 +221,10 @@ func list[T any](ctx context.Context, q *Queries, at At, from *projection, k kin
 			return nil, err
 		}
 	}
-	p := place{from, ""}
+	p, err := q.p.place(from.name)
+	if err != nil {
+		return nil, err
+	}
 	said, begun := "row", "$1::bigint IS NULL"
 	var asOf *int64
 	if at.AsOf != nil {
@@ -254,6 +257,10 @@ func (q *Queries) wait(ctx context.Context, at At, from *projection) error {
 	if err != nil {
 		return err
 	}
+	p, err := q.p.place(from.name)
+	if err != nil {
+		return err
+	}
 	patience, cancel := context.WithTimeoutCause(ctx, q.p.config.Patience, errImpatient)
 	defer cancel()
 	for {
@@ -265,7 +272,7 @@ func (q *Queries) wait(ctx context.Context, at At, from *projection) error {
 		if err != nil {
 			return err
 		}
-		status, there := known[place{from, ""}.checkpoint()]
+		status, there := known[p.checkpoint()]
 		if there && q.reached(ctx, status.Cursor, wanted) {
 			return nil
 		}

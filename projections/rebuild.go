@@ -2,143 +2,179 @@ package projections
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pipeops/pipeops/domain"
-	"github.com/pipeops/pipeops/eventstore"
 )
 
-const rebuildSuffix = "_rebuild"
+// replayLock is held by whoever replays, for as long as its connection lives.
+const replayLock = tableLock + 1
 
-// rebuildLock is held by whoever rebuilds, for as long as its connection lives.
-const rebuildLock = tableLock + 1
-
-// Rebuilt says what a rebuild found.
-type Rebuilt struct {
-	Cursor    domain.Cursor // up to where both were compared
-	Different int64         // rows and history rows that only the old or only the new tables had; 0 unless someone tampered
+// Replayed tells how far a replay is.
+type Replayed struct {
+	Projection string
+	Position   int64
+	Goal       int64
 }
 
-// Rebuild makes a read model anew from the log, beside the one in use, and puts it in its place in one transaction:
-// readers see either. The projection goes on meanwhile.
-func (p *Projector) Rebuild(ctx context.Context, name string) (Rebuilt, error) {
-	projection, err := projectionNamed(name)
+// Rebuilt says what a replay found.
+type Rebuilt struct {
+	Projection string
+	Version    int
+	Cursor     domain.Cursor // up to where both were compared
+	Rows       int64         // of the replay, history among them
+	Checksum   string        // of these, hexadecimal: the same log gives the same one anywhere
+	InUse      string        // checksum of the rows in use, as of the same position
+	Different  int64         // rows and history rows that only one of both has; 0 unless someone tampered
+}
+
+// BusyError says that somebody else replays: it is done one at a time.
+type BusyError struct{ Projection string }
+
+func (e *BusyError) Error() string {
+	return fmt.Sprintf("replay of projection %s: another replay is under way", e.Projection)
+}
+
+// Verify replays a projection beside the one in use, and compares them, rows and history: as of the position where the
+// one in use stood when it began. Nothing is changed, and nobody waits. progress may be nil.
+// Errors: *UnknownError, *BusyError, and whatever stops the replay.
+func (p *Projector) Verify(ctx context.Context, name string, progress func(Replayed)) (Rebuilt, error) {
+	return p.replay(ctx, name, progress, func(context.Context, *run) error { return nil })
+}
+
+// Rebuild is Verify, and then puts what it made in the place of what was in use, in one transaction: readers see either.
+// The projection goes on meanwhile.
+func (p *Projector) Rebuild(ctx context.Context, name string, progress func(Replayed)) (Rebuilt, error) {
+	return p.replay(ctx, name, progress, func(ctx context.Context, r *run) error { return p.replace(ctx, r) })
+}
+
+func (p *Projector) replay(ctx context.Context, name string, progress func(Replayed), then func(context.Context, *run) error) (Rebuilt, error) {
+	current, err := p.place(name)
 	if err != nil {
 		return Rebuilt{}, err
 	}
 	conn, err := p.config.Pool.Acquire(ctx)
 	if err != nil {
-		return Rebuilt{}, fmt.Errorf("rebuild %s: %w", name, err)
+		return Rebuilt{}, fmt.Errorf("replay projection %s: %w", name, err)
 	}
 	defer conn.Release()
 	var mine bool
-	if err := conn.QueryRow(ctx, "SELECT pg_try_advisory_lock($1)", int64(rebuildLock)).Scan(&mine); err != nil {
-		return Rebuilt{}, fmt.Errorf("rebuild %s: %w", name, err)
+	if err := conn.QueryRow(ctx, "SELECT pg_try_advisory_lock($1)", int64(replayLock)).Scan(&mine); err != nil {
+		return Rebuilt{}, fmt.Errorf("replay projection %s: %w", name, err)
 	}
 	if !mine {
-		return Rebuilt{}, fmt.Errorf("rebuild %s: another rebuild is under way", name)
+		return Rebuilt{}, &BusyError{name}
 	}
-	defer conn.Exec(context.WithoutCancel(ctx), "SELECT pg_advisory_unlock($1)", int64(rebuildLock)) //nolint:errcheck // a lost connection frees it as well
-	r, err := p.rebuild(ctx, place{projection, ""}, place{projection, rebuildSuffix})
+	defer conn.Exec(context.WithoutCancel(ctx), "SELECT pg_advisory_unlock($1)", int64(replayLock)) //nolint:errcheck // a lost connection frees it as well
+	rebuilt, err := p.beside(ctx, current, progress, then)
 	if err != nil {
-		return Rebuilt{}, fmt.Errorf("rebuild %s: %w", name, err)
+		return Rebuilt{}, fmt.Errorf("replay projection %s: %w", name, err)
 	}
-	p.config.Log.InfoContext(ctx, "projection was rebuilt", "projection", name, "position", r.Cursor.Position, "different", r.Different)
-	return r, nil
+	p.config.Log.InfoContext(ctx, "projection was replayed", "projection", name, "position", rebuilt.Cursor.Position, "different", rebuilt.Different)
+	return rebuilt, nil
 }
 
-func (p *Projector) rebuild(ctx context.Context, current, fresh place) (r Rebuilt, err error) {
-	forget := func() error { // what a rebuild that was killed has left
-		return pgx.BeginFunc(ctx, p.config.Pool, func(tx pgx.Tx) error { return drop(ctx, tx, fresh) })
+// beside replays a projection into tables of its own, compares, and lets then do the rest.
+func (p *Projector) beside(ctx context.Context, current place, progress func(Replayed), then func(context.Context, *run) error) (out Rebuilt, err error) {
+	shadow := place{current.projection, shadowSuffix}
+	if err := p.forget(ctx, shadow); err != nil { // what a replay has left that was killed
+		return out, err
 	}
-	if err := forget(); err != nil {
-		return r, err
+	if err := create(ctx, p.config.Pool, p.process, shadow); err != nil {
+		return out, err
 	}
-	if err := create(ctx, p.config.Pool, fresh); err != nil {
-		return r, err
-	}
-	goal, err := loadCheckpoint(ctx, p.config.Pool, current.checkpoint())
+	defer func() {
+		grace, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), 10*time.Second, errSlowScrape)
+		defer cancel()
+		err = errors.Join(err, p.forget(grace, shadow))
+	}()
+	goal, err := loadCheckpoint(ctx, p.config.Pool, current, "")
 	if err != nil {
-		return r, err
+		return out, err
 	}
-	cursor, err := p.replay(ctx, fresh, domain.Cursor{}, goal.Position)
+	r, err := p.run(ctx, shadow)
 	if err != nil {
-		return r, err
+		return out, err
 	}
-	err = pgx.BeginFunc(ctx, p.config.Pool, func(tx pgx.Tx) error {
-		// From here on the one in use stands still, and a few events bring the fresh one to where it is.
-		var old domain.Cursor
-		err := tx.QueryRow(ctx, "SELECT epoch, position FROM projections.checkpoints WHERE name = $1 FOR UPDATE",
-			current.checkpoint()).Scan(&old.LogEpoch, &old.Position)
+	if progress != nil {
+		r.moved = func(c domain.Cursor) { progress(Replayed{current.name, c.Position, goal.Position}) }
+	}
+	if err := r.advance(ctx, goal.Cursor); err != nil {
+		return out, err
+	}
+	if err := r.finish(ctx); err != nil {
+		return out, err
+	}
+	out = Rebuilt{Projection: current.name, Version: current.version, Cursor: r.Cursor}
+	if err := p.compare(ctx, current, shadow, &out); err != nil {
+		return out, err
+	}
+	return out, then(ctx, r)
+}
+
+func (p *Projector) forget(ctx context.Context, shadow place) error {
+	return pgx.BeginFunc(ctx, p.config.Pool, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "DELETE FROM pipeops.projection_uses WHERE projection = $1", shadow.checkpoint()); err != nil {
+			return err
+		}
+		return drop(ctx, tx, shadow.checkpoint())
+	})
+}
+
+// replace puts a replay in the place of what is in use.
+func (p *Projector) replace(ctx context.Context, r *run) error {
+	current := place{r.at.projection, ""}
+	for done := false; !done; {
+		// What has come meanwhile is applied before anybody has to wait.
+		goal, err := loadCheckpoint(ctx, p.config.Pool, current, "")
 		if err != nil {
 			return err
 		}
-		if cursor, err = p.replay(ctx, fresh, cursor, old.Position); err != nil {
+		if err := r.advance(ctx, goal.Cursor); err != nil {
 			return err
 		}
-		r.Cursor = cursor
-		if r.Different, err = compare(ctx, tx, current, fresh); err != nil {
+		if done, err = p.swap(ctx, r, current); err != nil {
 			return err
 		}
-		return replace(ctx, tx, current, fresh)
-	})
-	return r, err
+	}
+	return nil
 }
 
-// replay applies the log from a cursor up to a position to a place of its own.
-func (p *Projector) replay(ctx context.Context, at place, from domain.Cursor, until int64) (domain.Cursor, error) {
-	if until <= from.Position {
-		return from, nil
-	}
-	const size = 256
-	batch := eventstore.Batch{Cursor: from}
-	step := func() error {
-		if len(batch.Events) == 0 {
+// swap holds the projection in use at its checkpoint, brings the replay there, and renames. It is not done when that is
+// too far away.
+func (p *Projector) swap(ctx context.Context, r *run, current place) (done bool, err error) {
+	err = pgx.BeginFunc(ctx, p.config.Pool, func(tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, "SELECT set_config('idle_in_transaction_session_timeout', '10s', true)")
+		if err != nil {
+			return err
+		}
+		goal, err := loadCheckpoint(ctx, tx, current, "FOR UPDATE")
+		if err != nil {
+			return err
+		}
+		if goal.Position-r.Position > nearHead {
 			return nil
 		}
-		err := p.step(ctx, at, from, batch)
-		from, batch.Events = batch.Cursor, nil
+		if err := r.advance(ctx, goal.Cursor); err != nil {
+			return err
+		}
+		if err := exchange(ctx, tx, current, r.at); err != nil {
+			return err
+		}
+		_, err = tx.Exec(ctx, `UPDATE projections.checkpoints c SET generation = c.generation + 1, skipped = s.skipped
+			FROM projections.checkpoints s WHERE c.name = $1 AND s.name = $2`, current.checkpoint(), r.at.checkpoint())
+		done = err == nil
 		return err
-	}
-	for e, err := range p.config.Store.Read(ctx, eventstore.Query{After: from, Until: until}) {
-		if err != nil {
-			return from, err
-		}
-		batch.Events, batch.Cursor = append(batch.Events, e), e.Cursor
-		if len(batch.Events) == size {
-			if err := step(); err != nil {
-				return from, err
-			}
-		}
-	}
-	return from, step()
+	})
+	return done, err
 }
 
-// compare counts the rows that differ.
-func compare(ctx context.Context, tx pgx.Tx, a, b place) (different int64, err error) {
-	for _, t := range a.tables {
-		for _, pair := range [][3]string{
-			{quoted(a.table(t)), quoted(b.table(t)), "0"},
-			{quoted(a.history(t)), quoted(b.history(t)), "to_position"},
-		} {
-			columns := "SELECT key, project, lookup, place, from_position, " + pair[2] + ", row::text FROM "
-			var n int64
-			err := tx.QueryRow(ctx, fmt.Sprintf(`SELECT count(*) FROM (
-				(%[1]s%[2]s EXCEPT ALL %[1]s%[3]s) UNION ALL (%[1]s%[3]s EXCEPT ALL %[1]s%[2]s)) d`, columns, pair[0], pair[1])).Scan(&n)
-			if err != nil {
-				return 0, fmt.Errorf("compare %s: %w", t, err)
-			}
-			different += n
-		}
-	}
-	return different, nil
-}
-
-// replace puts fresh where current is. The checkpoint stays as it is.
-func replace(ctx context.Context, tx pgx.Tx, current, fresh place) error {
+// exchange puts fresh tables where the current ones are. The checkpoint stays as it is.
+func exchange(ctx context.Context, tx pgx.Tx, current, fresh place) error {
 	for _, t := range current.tables {
 		for _, pair := range [][2]string{{current.table(t), fresh.table(t)}, {current.history(t), fresh.history(t)}} {
 			if _, err := tx.Exec(ctx, "DROP TABLE "+quoted(pair[0])); err != nil {
@@ -149,32 +185,26 @@ func replace(ctx context.Context, tx pgx.Tx, current, fresh place) error {
 			}
 		}
 	}
-	_, err := tx.Exec(ctx, "DELETE FROM projections.checkpoints WHERE name = $1", fresh.checkpoint())
-	return err
+	return nil
 }
 
 // restart empties a read model that has seen a log which is no more: the database was restored.
 func (p *Projector) restart(ctx context.Context, at place, cause error) {
 	p.config.Log.WarnContext(ctx, "the log was restored: the projection begins again", "projection", at.name, "err", cause)
 	err := pgx.BeginFunc(ctx, p.config.Pool, func(tx pgx.Tx) error {
-		var cursor domain.Cursor
-		err := tx.QueryRow(ctx, "SELECT epoch, position FROM projections.checkpoints WHERE name = $1 FOR UPDATE",
-			at.checkpoint()).Scan(&cursor.LogEpoch, &cursor.Position)
+		from, err := loadCheckpoint(ctx, tx, at, "FOR UPDATE")
 		if err != nil {
 			return err
 		}
-		if !isGone(p.config.Store.Check(ctx, cursor)) {
+		if !isGone(p.config.Store.Check(ctx, from.Cursor)) {
 			return nil // another process has begun again already
 		}
-		if _, err := tx.Exec(ctx, "UPDATE projections.checkpoints SET epoch = 0, position = 0 WHERE name = $1", at.checkpoint()); err != nil {
+		_, err = tx.Exec(ctx, `UPDATE projections.checkpoints SET epoch = 0, position = 0, generation = generation + 1, skipped = '{}'
+			WHERE name = $1`, at.checkpoint())
+		if err != nil {
 			return err
 		}
-		for _, t := range at.tables {
-			if _, err := tx.Exec(ctx, "TRUNCATE "+quoted(at.table(t))+", "+quoted(at.history(t))); err != nil {
-				return err
-			}
-		}
-		return nil
+		return at.each(ctx, tx, "TRUNCATE $table, $history")
 	})
 	if err != nil {
 		p.config.Log.WarnContext(ctx, "projection can't begin again yet", "projection", at.name, "err", err)

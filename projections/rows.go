@@ -24,11 +24,15 @@ type index struct {
 	place   int64  // position of the event that the row began with: the order of lists
 }
 
-// get gives a copy of a row as it stands before the event at hand.
+// get gives a row as it stands before the event at hand. It is the caller's to change.
 func (k kind[T]) get(r *rows, key string) (value T, ok bool) {
 	s := r.state(ref{k.table, key})
 	if s == nil || s.now.from == 0 {
 		return value, false
+	}
+	if held, ok := s.value.(T); ok {
+		s.value = nil // whoever gets it may change what it points to; put brings it back
+		return held, true
 	}
 	if err := json.Unmarshal(s.now.doc, &value); err != nil {
 		r.fail(fmt.Errorf("row %s of %s: %w", key, k.table, err))
@@ -39,20 +43,33 @@ func (k kind[T]) get(r *rows, key string) (value T, ok bool) {
 
 // put sets a row as of the event at hand; one that says the same as before stays as it is.
 func (k kind[T]) put(r *rows, key string, value T) {
+	had := r.state(ref{k.table, key}) // what it replaces goes into the history
+	if had == nil {
+		return // it is missing: the event is applied again
+	}
 	doc, err := json.Marshal(value)
 	if err != nil {
 		r.fail(fmt.Errorf("row %s of %s: %w", key, k.table, err))
 		return
 	}
-	had := r.state(ref{k.table, key}) // what it replaces goes into the history
-	if had != nil && bytes.Equal(had.now.doc, doc) {
+	if bytes.Equal(had.now.doc, doc) {
+		had.value = value
 		return
 	}
 	found := k.index(value)
-	if had != nil && had.now.from != 0 {
+	if had.now.from != 0 {
 		found = had.now.index
 	}
-	r.writes = append(r.writes, write{ref{k.table, key}, version{from: r.at, index: found, doc: doc}})
+	r.writes = append(r.writes, write{ref{k.table, key}, version{from: r.at, index: found, doc: doc}, value})
+}
+
+// add puts a row that can't be there yet, because its key holds the position of the event at hand: it isn't looked up.
+func (k kind[T]) add(r *rows, key string, value T) {
+	of := ref{k.table, key}
+	if _, known := r.states[of]; !known {
+		r.states[of] = &rowState{batch: r.batch}
+	}
+	k.put(r, key, value)
 }
 
 // change puts what f makes of a row, if there is such a row.
@@ -79,28 +96,42 @@ type pastVersion struct {
 	to int64
 }
 
-// rowState is a row in memory: as it stands, and the versions that this batch has replaced.
+// rowState is a row in memory: as it stands, and the versions that were replaced since it was last written.
 type rowState struct {
 	now     version
+	value   any // what now.doc says, when it was put here and nobody has got it since
 	past    []pastVersion
 	changed bool
+	batch   int // that it was asked for in
 }
 
 type write struct {
 	ref
 	version
+	value any
 }
 
-// rows are the rows that a batch of events touches. Applying an event reads and writes only these, so it is a pure
-// function: rows that it asks for and that aren't in memory are noted in missing, and then its writes don't count;
-// they are loaded and the event is applied again.
+// rows are rows in memory. Applying an event reads and writes only these, so it is a pure function: rows that it asks
+// for and that aren't in memory are noted in missing, and then its writes don't count; they are loaded and the event is
+// applied again. What was written stays, for the next batch, within bounds.
 type rows struct {
 	states  map[ref]*rowState
 	missing map[ref]bool
 	at      int64   // position of the event at hand
 	writes  []write // of the event at hand
 	err     error   // of the event at hand
+
+	batch   int
+	bytes   int   // of all documents in states
+	dirty   []ref // rows that were not written yet
+	pending int   // bytes of what was put since the last write
 }
+
+// Bounds of what is kept in memory for the next batch.
+const (
+	maxRows     = 16 << 10
+	maxRowBytes = 32 << 20
+)
 
 func newRows() *rows { return &rows{states: map[ref]*rowState{}, missing: map[ref]bool{}} }
 
@@ -108,7 +139,9 @@ func (r *rows) state(of ref) *rowState {
 	s, ok := r.states[of]
 	if !ok {
 		r.missing[of] = true
+		return nil
 	}
+	s.batch = r.batch
 	for _, w := range slices.Backward(r.writes) { // what the same event wrote counts
 		if w.ref == of {
 			return &rowState{now: w.version}
@@ -125,7 +158,7 @@ func (r *rows) fail(err error) {
 
 // try applies an event. complete says whether all rows that it asked for were there; only then its writes are kept.
 func (r *rows) try(p *projection, e decoded) (complete bool, err error) {
-	r.at, r.writes, r.err = e.Cursor.Position, nil, nil
+	r.at, r.writes, r.err = e.Cursor.Position, r.writes[:0], nil
 	clear(r.missing)
 	defer func() {
 		if cause := recover(); cause != nil {
@@ -149,7 +182,43 @@ func (r *rows) keep() {
 		s := r.states[w.ref]
 		if s.now.from != 0 && s.now.from != w.from {
 			s.past = append(s.past, pastVersion{s.now, w.from})
+		} else {
+			r.bytes -= len(s.now.doc)
 		}
-		s.now, s.changed = w.version, true
+		if !s.changed {
+			s.changed = true
+			r.dirty = append(r.dirty, w.ref)
+		}
+		s.now, s.value = w.version, w.value
+		r.bytes += len(w.doc)
+		r.pending += len(w.doc)
 	}
 }
+
+// written forgets what the tables hold now: all that was replaced, and rows that weren't asked for lately when there
+// are too many.
+func (r *rows) written() {
+	for _, of := range r.dirty {
+		s := r.states[of]
+		for _, v := range s.past {
+			r.bytes -= len(v.doc)
+		}
+		s.past, s.changed = nil, false
+	}
+	r.dirty, r.pending = r.dirty[:0], 0
+	if r.full() {
+		for of, s := range r.states {
+			if s.batch < r.batch {
+				r.bytes -= len(s.now.doc)
+				delete(r.states, of)
+			}
+		}
+	}
+	if r.full() {
+		clear(r.states)
+		r.bytes = 0
+	}
+	r.batch++
+}
+
+func (r *rows) full() bool { return len(r.states) > maxRows || r.bytes > maxRowBytes }

@@ -307,15 +307,17 @@ func (s PushStatus) Final() bool {
 
 // tellIn writes an entry: a new one, or a later state of the one with the same id.
 func tellIn(r *rows, p Push, rec domain.Recorded, t told) {
-	id := t.id
+	id, put := t.id, entries.put
+	entry, known := Entry{}, false
 	if id == "" {
-		id = strconv.FormatInt(rec.Cursor.Position, 10)
+		id, put = strconv.FormatInt(rec.Cursor.Position, 10), entries.add
+	} else {
+		entry, known = entries.get(r, id)
 	}
-	entry, known := entries.get(r, id)
 	if !known {
 		entry = Entry{ID: id, Push: p.ID, Project: p.Project, Place: rec.Cursor.Position}
 	}
 	entry.Position, entry.Type, entry.Subject, entry.At = rec.Cursor.Position, rec.Type, t.subject, rec.RecordedAt
 	entry.Severity, entry.Text = t.severity, t.text
-	entries.put(r, id, entry)
+	put(r, id, entry)
 }

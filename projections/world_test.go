@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -28,7 +29,12 @@ import (
 	"github.com/pipeops/pipeops/projections"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if url := os.Getenv(childOf); url != "" {
+		childMain(url)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // world is a database with a store, a way to let things happen, and the keys of what is personal.
 type world struct {
@@ -109,11 +115,16 @@ func running(tb testing.TB, run func(context.Context) error) (stop func()) {
 // projector gives one on a store, not yet running.
 func (w *world) projector(s *eventstore.Store) *projections.Projector {
 	w.t.Helper()
-	p, err := projections.New(projections.Config{
-		Store: s, Opener: w.subjects.OpenField, Log: w.log(), RetryStopped: 50 * time.Millisecond, Patience: 20 * time.Second,
-	})
+	p, err := projections.New(w.config(s))
 	must(w.t, err)
 	return p
+}
+
+func (w *world) config(s *eventstore.Store) projections.Config {
+	return projections.Config{
+		Store: s, Opener: w.subjects.OpenField, Leader: records.NewLeaders(s.Pool(), w.log()), Log: w.log(),
+		RetryStopped: 50 * time.Millisecond, Patience: 20 * time.Second,
+	}
 }
 
 func newID(prefix string) string { return prefix + "_" + uuid.Must(uuid.NewV7()).String() }

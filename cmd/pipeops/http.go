@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -37,9 +38,6 @@ func routes(d doors) http.Handler {
 	return mux
 }
 
-// nearHead is how many positions a projection may be behind and still count as ready.
-const nearHead = 1000
-
 // health tells whether the server can do its work.
 type health struct {
 	core      *core
@@ -63,14 +61,11 @@ func (h *health) ready(w http.ResponseWriter, r *http.Request) {
 	if !h.bus.Connected() {
 		fail("bus", "not connected")
 	}
-	lag, err := h.projector.Lag(ctx)
+	unready, err := h.projector.Unready(ctx)
 	if err != nil {
 		fail("projections", "their state can't be read")
-	}
-	for name, n := range lag {
-		if n > nearHead {
-			fail("projections", name+" is behind")
-		}
+	} else if len(unready) > 0 {
+		fail("projections", strings.Join(unready, ", ")+": not caught up yet")
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)

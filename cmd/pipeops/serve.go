@@ -71,7 +71,7 @@ func serve(ctx context.Context, cfg config.Config, c *core, b bus.Bus, l net.Lis
 	if err != nil {
 		return err
 	}
-	projector, err := projections.New(projections.Config{Store: c.store, Opener: c.subjects.OpenField, Log: log})
+	projector, err := projections.New(projections.Config{Store: c.store, Opener: c.subjects.OpenField, Leader: c.leaders, Log: log})
 	if err != nil {
 		return err
 	}

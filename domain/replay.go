@@ -1,0 +1,139 @@
+package domain
+
+import (
+	"fmt"
+	"time"
+)
+
+// ProjectionRetried says that somebody wants a read model that had stopped at an event to try it again.
+type ProjectionRetried struct {
+	fact
+	inOperation
+
+	Projection string `json:"projection"` // "builds"
+	Version    int    `json:"version"`    // of the projection, from 1
+	Event      string `json:"event"`      // id of the event that it had stopped at
+	Position   int64  `json:"position"`   // of that event
+	Reason     string `json:"reason"`     // in the words of who wanted it
+}
+
+// ProjectionSkipped leaves an event out of one version of a read model, for ever: whoever builds that version from the
+// log knows it before it begins, so every replay gives the same rows. The event itself stays as it is, and other
+// versions and other read models apply it.
+type ProjectionSkipped struct {
+	fact
+	inOperation
+
+	Projection string `json:"projection"`
+	Version    int    `json:"version"`
+	Event      string `json:"event"`
+	Position   int64  `json:"position"`
+	Reason     string `json:"reason"`
+}
+
+// ReplayRun says that part of the log, or a delivery, was run through the code of one version again, and what came of
+// it. Nothing else was changed, but for read models that were put in the place of equal or damaged ones.
+type ReplayRun struct {
+	fact
+	inOperation
+
+	Kind        string             `json:"kind"`              // "projections", "delivery" or "policy"
+	Subject     string             `json:"subject,omitempty"` // names of projections, a push, or a project; empty: all
+	From        Cursor             `json:"from"`              // of the log: what comes after it
+	To          Cursor             `json:"to"`                // up to this one
+	Counts      []ReplayCount      `json:"counts"`
+	Different   int64              `json:"different"`             // how many results were not those of then
+	Differences []ReplayDifference `json:"differences,omitempty"` // the first of them
+}
+
+// ReplayCount is how many there were of something.
+type ReplayCount struct {
+	Name  string `json:"name"` // "rows", "decisions", …
+	Count int64  `json:"count"`
+}
+
+// ReplayDifference is one result that was not that of then. It names fields, and never tells what stands in them: that
+// may be personal.
+type ReplayDifference struct {
+	Subject string `json:"subject"` // a projection, or the id of an event
+	What    string `json:"what"`
+}
+
+// maxDifferences is how many differences a ReplayRun tells.
+const maxDifferences = 20
+
+// StoppedProjection is what a read model can't get over.
+type StoppedProjection struct {
+	Projection string
+	Version    int
+	Event      string
+	Position   int64
+}
+
+// RetryProjection wants a stopped read model to try its event again.
+type RetryProjection struct {
+	StoppedProjection
+
+	Reason string
+	At     time.Time // the command's time; says which day's stream
+}
+
+// Reads implements Command.
+func (c RetryProjection) Reads(State) []Stream { return []Stream{OperationStream(c.At)} }
+
+// Decide implements Command.
+func (c RetryProjection) Decide(State) ([]Change, error) {
+	if err := c.check(c.Reason); err != nil {
+		return nil, err
+	}
+	return []Change{{OperationStream(c.At), ProjectionRetried{
+		Projection: c.Projection, Version: c.Version, Event: c.Event, Position: c.Position, Reason: c.Reason,
+	}}}, nil
+}
+
+// SkipProjection leaves the event out that a read model has stopped at.
+type SkipProjection struct {
+	StoppedProjection
+
+	Reason string
+	At     time.Time
+}
+
+// Reads implements Command.
+func (c SkipProjection) Reads(State) []Stream { return []Stream{OperationStream(c.At)} }
+
+// Decide implements Command.
+func (c SkipProjection) Decide(State) ([]Change, error) {
+	if err := c.check(c.Reason); err != nil {
+		return nil, err
+	}
+	return []Change{{OperationStream(c.At), ProjectionSkipped{
+		Projection: c.Projection, Version: c.Version, Event: c.Event, Position: c.Position, Reason: c.Reason,
+	}}}, nil
+}
+
+func (p StoppedProjection) check(reason string) error {
+	if p.Projection == "" || p.Version < 1 || p.Event == "" || p.Position < 1 {
+		return &Refusal{
+			Code: "NOT_STOPPED", Field: "name", Message: fmt.Sprintf("projection %q isn't stopped at an event", p.Projection),
+			Fix: "see: pipeops projections list",
+		}
+	}
+	return CheckReason(reason)
+}
+
+// RecordReplay records what a replay has found.
+type RecordReplay struct {
+	Replay ReplayRun
+	At     time.Time
+}
+
+// Reads implements Command.
+func (c RecordReplay) Reads(State) []Stream { return []Stream{OperationStream(c.At)} }
+
+// Decide implements Command.
+func (c RecordReplay) Decide(State) ([]Change, error) {
+	run := c.Replay
+	run.Differences = run.Differences[:min(len(run.Differences), maxDifferences)]
+	return []Change{{OperationStream(c.At), run}}, nil
+}

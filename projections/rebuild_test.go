@@ -1,0 +1,163 @@
+package projections_test
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/pipeops/pipeops/domain"
+	"github.com/pipeops/pipeops/projections"
+)
+
+func TestAcceptance17_ARebuildUnderLoadIsSeenByNobody(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	project := w.project("app")
+	w.push(project, "refs/heads/main")
+	w.succeed(w.builds[0])
+	w.push(project, "refs/heads/main")
+	build := w.builds[1]
+	w.steps(build, 1000)
+	p := w.projector(w.store)
+	running(t, p.Run)
+	q := p.Queries()
+	ask(t, q, projections.At{AtLeast: w.head()})
+	var appended, answered atomic.Int64
+	appended.Store(w.head().Position)
+	ctx, end := context.WithCancelCause(t.Context())
+	var group sync.WaitGroup
+	group.Go(func() { // 200 events a second
+		tick := time.NewTicker(25 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+				w.steps(build, 5)
+				appended.Add(5)
+			}
+		}
+	})
+	for range 2 {
+		group.Go(func() {
+			for steps := 0; context.Cause(ctx) == nil; answered.Add(1) {
+				b, err := q.Build(t.Context(), build, projections.At{})
+				if err != nil || b == nil || b.Steps < steps {
+					t.Errorf("after %d steps: got %+v, %v", steps, b, err)
+					return
+				}
+				steps = b.Steps
+				pause(ctx, 2*time.Millisecond)
+				all, err := q.Builds(t.Context(), project, "", projections.Page{}, projections.At{AsOf: &domain.Cursor{LogEpoch: 1, Position: 900}})
+				if err != nil || len(all) != 2 {
+					t.Errorf("as of then: got %d builds, %v", len(all), err)
+					return
+				}
+			}
+		})
+	}
+	for range 2 {
+		for _, name := range []string{"builds", "timeline"} {
+			rebuilt, err := p.Rebuild(t.Context(), name, nil)
+			must(t, err)
+			if rebuilt.Different != 0 || rebuilt.Checksum != rebuilt.InUse || rebuilt.Rows == 0 {
+				t.Errorf("%s: %+v", name, rebuilt)
+			}
+		}
+	}
+	end(nil)
+	group.Wait()
+	t.Logf("%d events meanwhile, %d answers", appended.Load(), answered.Load())
+	if head := w.head().Position; head != appended.Load() {
+		t.Errorf("the log is at %d, want %d: the rebuild itself has led to something", head, appended.Load())
+	}
+	w.same(t, p, "builds", "timeline")
+}
+
+func TestVerifyFindsWhatSomebodyChanged(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	project := w.project("app")
+	w.push(project, "refs/heads/main")
+	w.succeed(w.builds[0])
+	p := w.projector(w.store)
+	running(t, p.Run)
+	w.same(t, p, p.Names()...)
+	for _, statement := range []string{
+		`UPDATE projections.builds_v1 SET row = replace(row::text, 'succeeded', 'failed')::json`,
+		`DELETE FROM projections.builds_v1_history WHERE from_position = (SELECT min(from_position) FROM projections.builds_v1_history)`,
+	} {
+		_, err := w.owner.Exec(t.Context(), statement)
+		must(t, err)
+	}
+	got, err := p.Verify(t.Context(), "builds", nil)
+	must(t, err)
+	if got.Different != 3 || got.Checksum == got.InUse { // the old and the new form of one row, and one that is gone
+		t.Errorf("got %+v, want 3 rows that differ", got)
+	}
+	seen := int64(0)
+	_, err = p.Rebuild(t.Context(), "builds", func(r projections.Replayed) { seen = r.Position })
+	must(t, err)
+	if seen != w.head().Position {
+		t.Errorf("progress was told up to %d, want %d", seen, w.head().Position)
+	}
+	w.same(t, p, "builds")
+}
+
+func TestTwoVersionsOfAProjectionLiveSideBySideAndTheOldOneIsDropped(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	project := w.project("app")
+	config := w.config(w.store)
+	config.Unused = 600 * time.Millisecond
+	old, err := projections.New(config)
+	must(t, err)
+	stop := running(t, old.Run)
+	for range 5 {
+		w.push(project, "refs/heads/main")
+		w.succeed(w.builds[len(w.builds)-1])
+	}
+	w.steps(w.builds[0], 3000)
+	ask(t, old.Queries(), projections.At{AtLeast: w.head()})
+	store := w.open()
+	config = w.config(store)
+	config.Unused = 600 * time.Millisecond
+	fresh, err := projections.NewVersion(config, "builds", 2)
+	must(t, err)
+	if unready, err := fresh.Unready(t.Context()); err != nil || !cmp.Equal(unready, []string{"builds"}) {
+		t.Errorf("before it was built: not ready are %q, %v, want builds", unready, err)
+	}
+	running(t, fresh.Run)
+	for unready := []string{"builds"}; len(unready) > 0; { // pushes keep coming in
+		w.push(project, "refs/heads/main")
+		unready, err = fresh.Unready(t.Context())
+		must(t, err)
+	}
+	at := projections.At{AtLeast: w.head()}
+	if diff := cmp.Diff(ask(t, old.Queries(), at), ask(t, fresh.Queries(), at)); diff != "" {
+		t.Errorf("the versions answer differently (-old +new):\n%s", diff)
+	}
+	exists := func(table string) (is bool) {
+		must(t, w.owner.QueryRow(t.Context(), "SELECT to_regclass('projections.'||$1) IS NOT NULL", table).Scan(&is))
+		return is
+	}
+	if !exists("builds_v1") || !exists("builds_v2_history") {
+		t.Error("a version has no tables while it is used")
+	}
+	stop()
+	until(t, func() bool { return !exists("builds_v1") && !exists("builds_v1_history") })
+	if !exists("timeline_v1") {
+		t.Error("tables that are used were dropped too")
+	}
+	w.push(project, "refs/heads/main")
+	ask(t, fresh.Queries(), projections.At{AtLeast: w.head()})
+	w.same(t, fresh, fresh.Names()...)
+	running(t, old.Run) // whoever goes back builds it anew
+	ask(t, old.Queries(), projections.At{AtLeast: w.head()})
+	w.same(t, old, "builds")
+}
