@@ -92,3 +92,16 @@ func TestFilteredReadingFindsWhatLookingAtEveryEventFinds(t *testing.T) {
 	}
 	same()
 }
+
+func TestTheFirstEventsAreFoundThoughTheIndexBeganBeforeThem(t *testing.T) {
+	t.Parallel()
+	s := setup(t)
+	var blocks int
+	if err := s.owner.QueryRow(t.Context(), "SELECT pipeops.index_blocks(256)").Scan(&blocks); err != nil || blocks != 0 {
+		t.Fatalf("an empty log has %d blocks, %v", blocks, err)
+	}
+	mustAppend(t, s.Store, one("build/1", 0, newEvents(3, "A")...))
+	if got := collect(t, s.Read(t.Context(), eventstore.Query{Types: []string{"A"}})); len(got) != 3 {
+		t.Errorf("got %d events, want 3", len(got))
+	}
+}
