@@ -170,6 +170,7 @@ type BuildSuperseded struct {
 type AttemptLost struct {
 	Attempt AttemptID `json:"attempt"`
 	Reason  string    `json:"reason"`
+	Stopped bool      `json:"stopped,omitempty"` // the worker was asked to end, and said so: it doesn't count against MaxAttempts
 }
 
 func (AttemptLost) isEvent()         {}
@@ -203,6 +204,7 @@ type Build struct {
 	Incarnation string // of the current attempt's worker
 	Running     bool   // an attempt is under way
 	Lost        bool   // the current attempt's worker is gone
+	Losses      int    // attempts that were lost, those of workers that were asked to end left out
 	Sequence    int64  // of the current attempt: items stored
 	Pushed      *ImagePushed
 	Tagged      bool
@@ -223,6 +225,9 @@ func (b *Build) Evolve(e BuildEvent) {
 		b.Tagged = true
 	case AttemptLost:
 		b.Phase, b.Running, b.Lost = Waiting, false, true
+		if !e.Stopped {
+			b.Losses++
+		}
 	case BuildSucceeded:
 		b.Phase, b.Running = Succeeded, false
 	case BuildFailed:
@@ -341,7 +346,7 @@ func (c ReportBuild) Decide(s State) ([]Change, error) {
 	}
 	switch e := c.Item.(type) {
 	case AttemptLost:
-		return b.lose(e.Reason), nil
+		return b.lose(e), nil
 	case ImagePushed:
 		if b.Pushed != nil {
 			return nil, &Refusal{Code: "DIGEST_FIXED", Message: "build " + string(b.Request.Build) + " has the image " + b.Pushed.Digest + " already"}
@@ -380,11 +385,12 @@ func inSequence(stored, sequence int64) (known bool, err error) {
 	return sequence <= stored, nil
 }
 
-func (b *Build) lose(reason string) []Change {
+func (b *Build) lose(lost AttemptLost) []Change {
 	stream := BuildStream(b.Request.Build)
-	changes := []Change{{stream, AttemptLost{Attempt: b.Attempt(), Reason: reason}}}
-	if b.Attempts >= MaxAttempts {
-		changes = append(changes, Change{stream, BuildFailed{Diagnosis: exhausted("Build", reason, "Once the cause is gone, "+PushAgain)}})
+	lost.Attempt = b.Attempt()
+	changes := []Change{{stream, lost}}
+	if !lost.Stopped && b.Losses+1 >= MaxAttempts {
+		changes = append(changes, Change{stream, BuildFailed{Diagnosis: exhausted("Build", lost.Reason, "Once the cause is gone, "+PushAgain)}})
 	}
 	return changes
 }
@@ -404,7 +410,7 @@ func (c LoseBuildAttempt) Decide(s State) ([]Change, error) {
 	if !b.Running || b.Attempt() != c.Attempt {
 		return nil, nil
 	}
-	return b.lose(c.Reason), nil
+	return b.lose(AttemptLost{Reason: c.Reason}), nil
 }
 
 // FailBuild ends a waiting build that can't be handed out at all.

@@ -138,7 +138,7 @@ type Deployment struct {
 	Request     DeploymentRequested
 	Phase       Phase // empty: no such deployment
 	Attempts    int   // in all; the number in the attempt's id
-	Tries       int   // since the roll-out, or the roll-back, began
+	Losses      int   // as of a build, since the roll-out, or the roll-back, began
 	Incarnation string
 	Running     bool
 	Lost        bool // the current attempt's worker is gone
@@ -156,7 +156,6 @@ func (d *Deployment) Evolve(e DeploymentEvent) {
 	case DeploymentQueued, ManifestsApplied, RolloutProgressed:
 	case DeploymentStarted:
 		d.Attempts++
-		d.Tries++
 		d.Running, d.Lost, d.Sequence, d.Incarnation = true, false, 0, e.Incarnation
 		d.Deadline, d.Previous = e.Deadline, e.Previous
 		d.Phase = Started
@@ -165,6 +164,9 @@ func (d *Deployment) Evolve(e DeploymentEvent) {
 		}
 	case AttemptLost:
 		d.Running, d.Lost = false, true
+		if !e.Stopped {
+			d.Losses++
+		}
 		d.Phase = Waiting
 	case DeploymentSucceeded:
 		d.Phase, d.Running = Succeeded, false
@@ -172,7 +174,7 @@ func (d *Deployment) Evolve(e DeploymentEvent) {
 		d.Phase = Failed
 		d.Running = d.Running && d.Previous != nil // the same worker goes on and rolls back
 	case RollbackStarted:
-		d.Phase, d.Undoing, d.Tries = RollingBack, true, 0
+		d.Phase, d.Undoing, d.Losses = RollingBack, true, 0
 		if !d.Running {
 			d.Phase = Waiting // for a worker to undo it
 		}
@@ -435,7 +437,7 @@ func (c ReportDeployment) Decide(s State) ([]Change, error) {
 	released := Change{d.Slot(), DeploymentReleased{Deployment: d.Request.Deployment}}
 	switch e := c.Item.(type) {
 	case AttemptLost:
-		return d.lose(e.Reason), nil
+		return d.lose(e), nil
 	case DeploymentSucceeded:
 		if d.Undoing {
 			return nil, undoing(d)
@@ -490,10 +492,11 @@ func (d *Deployment) abandon(diagnosis Diagnosis) []Change {
 	return d.fail(diagnosis)
 }
 
-func (d *Deployment) lose(reason string) []Change {
+func (d *Deployment) lose(lost AttemptLost) []Change {
 	stream := DeploymentStream(d.Request.Deployment)
-	changes := []Change{{stream, AttemptLost{Attempt: d.Attempt(), Reason: reason}}}
-	if d.Tries < MaxAttempts {
+	lost.Attempt = d.Attempt()
+	changes, reason := []Change{{stream, lost}}, lost.Reason
+	if lost.Stopped || d.Losses+1 < MaxAttempts {
 		return changes
 	}
 	if d.Undoing {
@@ -532,7 +535,7 @@ func (c LoseDeploymentAttempt) Decide(s State) ([]Change, error) {
 	if !d.Running || d.Attempt() != c.Attempt {
 		return nil, nil
 	}
-	return d.lose(c.Reason), nil
+	return d.lose(AttemptLost{Reason: c.Reason}), nil
 }
 
 // FailDeployment ends a waiting deployment that can't be handed out at all. One

@@ -54,7 +54,8 @@ func (d Diagnosis) String() string {
 const PushAgain = `push again, an empty commit will do: git commit --allow-empty -m "build again" && git push`
 
 // MaxAttempts is how often a build, a deployment or its roll-back is tried
-// when workers are lost. What fails by itself isn't tried again.
+// when workers are lost. What fails by itself isn't tried again, and a worker
+// that was asked to end counts for nothing.
 const MaxAttempts = 3
 
 func exhausted(what, lastReason, again string) Diagnosis {

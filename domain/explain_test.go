@@ -149,7 +149,8 @@ func seeded(t failer) *history {
 	h.do("scheduler", LoseBuildAttempt{Attempt: "bld_5.1", Reason: "no heartbeat for 15 s"})
 	h.build(5)
 	h.deploy("dep_5", DeploymentFailed{Diagnosis: Diagnosis{
-		Code: "CRASH_LOOP", Title: "Deployment failed: CrashLoopBackOff", Step: "rollout", Error: "back-off restarting failed container",
+		ReleaseAtFault: true,
+		Code:           "CRASH_LOOP", Title: "Deployment failed: CrashLoopBackOff", Step: "rollout", Error: "back-off restarting failed container",
 		Reason: "the program ends with exit code 1 right after its start", Fixes: []string{"Look at its output"}, Run: "pipeops logs bld_5",
 	}}, RolledBack{To: "rel_1", Available: 2, Duration: 4200})
 	return h
@@ -315,7 +316,7 @@ func TestEveryExplanationIsMadeOfTheLogAndEndsInItsFirstCause(t *testing.T) {
 				try("wrk_deploy", ClaimDeployment{Deployment: deployment, Worker: "wrk_deploy", Incarnation: "i", At: h.now})
 			case "verdict":
 				if d.Running {
-					item := rapid.SampledFrom([]Event{live, live, DeploymentFailed{Diagnosis: Diagnosis{Title: "it broke"}}, RolledBack{Available: 1}, RollbackFailed{}}).Draw(t, "verdict")
+					item := rapid.SampledFrom([]Event{live, live, DeploymentFailed{Diagnosis: Diagnosis{Title: "it broke", ReleaseAtFault: true}}, RolledBack{Available: 1}, RollbackFailed{}}).Draw(t, "verdict")
 					try("wrk_deploy", ReportDeployment{Attempt: d.Attempt(), Sequence: d.Sequence + 1, Item: item})
 				}
 			case "lose":

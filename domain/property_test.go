@@ -170,14 +170,14 @@ func (s *system) report() {
 			WorkspaceRemoved{},
 			BuildSucceeded{Digest: digest},
 			BuildFailed{},
-			AttemptLost{Reason: "x"},
+			AttemptLost{Reason: "x"}, AttemptLost{Reason: "x", Stopped: true},
 		}).Draw(s.t, "item")
 		b := Of[Build](s.state, a.Stream())
 		current = b.Running && b.Attempt() == a
 		cmd = ReportBuild{a, sequence, item}
 	} else {
 		item := rapid.SampledFrom([]Event{
-			ManifestsApplied{}, RolloutProgressed{}, DeploymentSucceeded{}, DeploymentFailed{}, RolledBack{}, RollbackFailed{}, AttemptLost{},
+			ManifestsApplied{}, RolloutProgressed{}, DeploymentSucceeded{}, DeploymentFailed{}, RolledBack{}, RollbackFailed{}, AttemptLost{}, AttemptLost{Stopped: true},
 		}).Draw(s.t, "item")
 		d := Of[Deployment](s.state, a.Stream())
 		current = d.Running && d.Attempt() == a

@@ -322,6 +322,31 @@ func TestThreeLostWorkersEndABuildAndARollout(t *testing.T) {
 	}
 }
 
+func TestWorkersThatAreAskedToEndCostNoTry(t *testing.T) {
+	t.Parallel()
+	s := newScenario(t)
+	s.project()
+	s.deployed(1, s.built(1, "aaa"))
+	s.then(push(2, "bbb"), "PushReceived", "RefMoved")
+	s.then(RequestBuilds{Push: received(2, "bbb"), IDs: []BuildID{"bld_x"}}, "BuildRequested")
+	b := s.built(3, "ccc")
+	s.then(DeployBuild{Project: "prj_1", Build: b, IDs: []DeploymentID{"dep_x"}}, "DeploymentRequested", "DeploymentAdmitted")
+	lose := func(n int, stopped bool, build, deployment []string) {
+		t.Helper()
+		s.then(ClaimBuild{Build: "bld_x"}, "BuildStarted")
+		s.then(ReportBuild{NewAttemptID("bld_x", n), 1, AttemptLost{Stopped: stopped}}, append([]string{"AttemptLost"}, build...)...)
+		s.then(ClaimDeployment{Deployment: "dep_x", At: s.now}, "DeploymentStarted", "DeploymentClaimed")
+		s.then(ReportDeployment{NewAttemptID("dep_x", n), 1, AttemptLost{Stopped: stopped}}, append([]string{"AttemptLost"}, deployment...)...)
+	}
+	for n := 1; n <= 5; n++ {
+		lose(n, true, nil, nil)
+	}
+	lose(6, false, nil, nil)
+	lose(7, true, nil, nil)
+	lose(8, false, nil, nil)
+	lose(9, false, []string{"BuildFailed"}, []string{"DeploymentFailed", "RollbackStarted"})
+}
+
 func TestAFailedRolloutIsRolledBackAndItsReleaseBarred(t *testing.T) {
 	t.Parallel()
 	s := newScenario(t)

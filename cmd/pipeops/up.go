@@ -137,16 +137,37 @@ func up(ctx context.Context, cfg config.Config, f upFlags, log *slog.Logger) err
 	if err := writeReached(ctx, cfg, core); err != nil {
 		return err
 	}
-	g.Go(func() error { return serve(ctx, cfg, core, b, p.listener, log) })
-	if err := startWorkers(ctx, g, cfg, core, b, p, log); err != nil {
-		return err
-	}
-	progress("PipeOps runs at %s", cfg.URL)
+	g.Go(func() error {
+		return outlive(ctx, func(ctx context.Context) error { return serve(ctx, cfg, core, b, p.listener, log) }, func(ctx context.Context) error {
+			g, ctx := errgroup.WithContext(ctx)
+			g.Go(func() error {
+				if err := startWorkers(ctx, g, cfg, core, b, p, log); err != nil {
+					return err
+				}
+				progress("PipeOps runs at %s", cfg.URL)
+				return nil
+			})
+			return g.Wait()
+		})
+	})
 	err = g.Wait()
 	if context.Cause(ctx) != nil && errors.Is(err, context.Canceled) {
 		return nil
 	}
 	return err
+}
+
+// outlive runs both until ctx ends or one of them fails, and serves until the work has ended: what workers say last is
+// stored, so that a restart costs what they were at no try.
+func outlive(ctx context.Context, serve, work func(context.Context) error) error {
+	g, ctx := errgroup.WithContext(ctx)
+	serving, stop := context.WithCancelCause(context.WithoutCancel(ctx))
+	g.Go(func() error { return serve(serving) })
+	g.Go(func() error {
+		defer stop(errors.New("the workers have ended"))
+		return work(ctx)
+	})
+	return g.Wait()
 }
 
 func openBus(ctx context.Context, cfg config.Config, log *slog.Logger) (bus.Bus, error) {

@@ -221,7 +221,7 @@ func (w *Worker) work(live context.Context, a *Attempt) {
 		log.WarnContext(live, "attempt was stopped", "err", context.Cause(a.gone))
 	case err != nil:
 		log.WarnContext(live, "attempt is lost", "err", err)
-		a.Report(domain.AttemptLost{Attempt: a.ID, Reason: clip(err.Error())})
+		a.Report(domain.AttemptLost{Attempt: a.ID, Reason: clip(err.Error()), Stopped: errors.Is(context.Cause(a.ctx), ErrStopped)})
 	}
 	a.cancel(nil) // Do is over
 	last := a.made()

@@ -149,7 +149,7 @@ func New(c Config) (*Worker, error) {
 }
 
 // Run works until ctx ends. Running attempts then get Grace to end; what has not ended by then is stopped, reported as
-// lost, and waited for.
+// lost (which then counts as no failed try), and waited for.
 func (w *Worker) Run(ctx context.Context) error {
 	live, end := context.WithCancelCause(context.WithoutCancel(ctx))
 	var answers, heartbeats, slots sync.WaitGroup

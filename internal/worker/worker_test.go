@@ -575,7 +575,7 @@ func TestStoppedWorkerReportsWhatItLeaves(t *testing.T) {
 		if err := <-stopped; !errors.Is(err, worker.ErrStopped) {
 			t.Errorf("stopped by %v", err)
 		}
-		if lost := workertest.Last[domain.AttemptLost](b.Log(stream)); lost.Reason != "worker stopped" {
+		if lost := workertest.Last[domain.AttemptLost](b.Log(stream)); lost.Reason != "worker stopped" || !lost.Stopped {
 			t.Errorf("lost: %+v", lost)
 		}
 		b.AwaitBeat(t, func(h bus.Heartbeat) bool { return h.Stopping && len(h.Running) == 0 })
