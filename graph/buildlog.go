@@ -2,6 +2,7 @@ package graph
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -15,6 +16,8 @@ const (
 	outputStream = "build"   // that the runner writes to
 	maxOutput    = 256 << 10 // bytes of one answer
 	heardWithin  = 30 * time.Second
+	// lateOutput is how long after the end of an attempt its output may still come: what isn't there then is lost.
+	lateOutput = 10 * time.Second
 )
 
 func (r *Resolver) buildLog(ctx context.Context, id domain.BuildID, attempt domain.AttemptID, after int64) (*model.BuildLog, error) {
@@ -43,31 +46,64 @@ func (r *Resolver) buildLog(ctx context.Context, id domain.BuildID, attempt doma
 			return r.readLog(ctx, b, attempt, after)
 		}
 	}
-	return &model.BuildLog{Build: string(id), Next: after, Done: b.Phase.Final()}, nil
+	return &model.BuildLog{Build: string(id), Next: after, Done: b.Phase.Final() && r.settled(b.FinishedAt)}, nil
 }
 
-// readLog gives output from a byte on, cut where a letter ends.
+// readLog gives output from a byte on, cut where a letter ends. Chunks arrive in any order: what follows a hole waits
+// for what fills it, as long as that may still come.
 func (r *Resolver) readLog(ctx context.Context, b *projections.Build, attempt domain.AttemptID, after int64) (*model.BuildLog, error) {
+	_, number, err := attempt.Split()
+	if err != nil {
+		return nil, err
+	}
+	end, ended, err := r.config.Logs.End(ctx, attempt, outputStream)
+	if err != nil {
+		return nil, err
+	}
+	late := r.settled(overSince(b, attempt))
 	var text []byte
 	next, whole := after, true
 	for chunk, err := range r.config.Logs.Read(ctx, attempt, outputStream, after) {
 		if err != nil {
 			return nil, err
 		}
-		if len(text)+len(chunk.Bytes) > maxOutput && len(text) > 0 {
+		missing := chunk.Offset - next
+		if missing > 0 && !late || len(text)+len(chunk.Bytes) > maxOutput && len(text) > 0 {
 			whole = false
 			break
+		}
+		if missing > 0 {
+			text = fmt.Appendf(text, "\n[pipeops: %d bytes of output are lost]\n", missing)
 		}
 		text = append(text, chunk.Bytes...)
 		next = chunk.Offset + int64(len(chunk.Bytes))
 	}
-	over := attempt != b.Attempt || b.Phase.Final() || b.Phase == domain.Waiting
+	over := late || ended && next >= end
 	if cut := unfinished(text); cut < len(text) && (!whole || !over) {
 		text, next = text[:len(text)-cut], next-int64(cut)
 	}
-	return &model.BuildLog{
-		Build: string(b.ID), Attempt: string(attempt), Text: strings.ToValidUTF8(string(text), "\uFFFD"), Next: next, Done: whole && over,
-	}, nil
+	out := &model.BuildLog{Build: string(b.ID), Attempt: string(attempt), Text: strings.ToValidUTF8(string(text), "\uFFFD"), Next: next}
+	if number < b.Attempts {
+		out.NextAttempt = string(domain.NewAttemptID(string(b.ID), number+1))
+	}
+	out.Done = whole && over && (b.Phase.Final() || out.NextAttempt != "")
+	return out, nil
+}
+
+// overSince is when an attempt ended, at the latest; the zero time while it may go on.
+func overSince(b *projections.Build, attempt domain.AttemptID) time.Time {
+	switch {
+	case b.Phase.Final():
+		return b.FinishedAt
+	case attempt != b.Attempt:
+		return b.StartedAt
+	}
+	return b.WaitingSince
+}
+
+// settled says whether what ended then has nothing more to tell.
+func (r *Resolver) settled(end time.Time) bool {
+	return !end.IsZero() && r.config.Now().Sub(end) > lateOutput
 }
 
 // unfinished is how many bytes at the end begin a letter whose rest isn't there.

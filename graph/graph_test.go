@@ -7,7 +7,9 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -400,8 +402,61 @@ func TestABuildsOutputIsReadInPieces(t *testing.T) {
 	}
 	w.report(attempt, domain.BuildFailed{Diagnosis: domain.Diagnosis{Code: "X", Title: "x"}})
 	ask[any](w, `query($b: ID!, $at: Cursor) { build(id: $b, atLeast: $at) { id } }`, map[string]any{"b": build, "at": w.head().String()})
-	if a := read(next); !a.BuildLog.Done || a.BuildLog.Attempt != string(attempt) {
+	if a := read(next); a.BuildLog.Done {
+		t.Errorf("failed, and its last output is still on its way: got %+v", a)
+	}
+	must(t, w.records.logs.Append(t.Context(), attempt, "build", next+4, nil)) // it ends there
+	must(t, w.records.logs.Append(t.Context(), attempt, "build", next+2, []byte("d\n")))
+	if a := read(next); a.BuildLog.Done || a.BuildLog.Text != "" {
+		t.Errorf("before a hole that can still be filled: got %+v", a)
+	}
+	must(t, w.records.logs.Append(t.Context(), attempt, "build", next, []byte("en")))
+	if a := read(next); !a.BuildLog.Done || a.BuildLog.Text != "end\n" || a.BuildLog.Attempt != string(attempt) {
 		t.Errorf("in the end: got %+v", a)
+	}
+}
+
+func TestABuildsOutputGoesOnInItsNextAttempt(t *testing.T) {
+	t.Parallel()
+	var late atomic.Bool // a minute has passed
+	w := newWorld(t, func(c *graph.Config) {
+		c.Now = func() time.Time {
+			if late.Load() {
+				return time.Now().Add(time.Minute)
+			}
+			return time.Now()
+		}
+	})
+	project := w.project("hello")
+	_, build := w.push(project)
+	type log struct {
+		Attempt, Text, NextAttempt string
+		Next                       int64
+		Done                       bool
+	}
+	read := func(attempt domain.AttemptID) log {
+		ask[any](w, `query($b: ID!, $at: Cursor) { build(id: $b, atLeast: $at) { id } }`, map[string]any{"b": build, "at": w.head().String()})
+		return ask[struct{ BuildLog log }](w, `query($b: ID!, $a: ID) { buildLog(build: $b, attempt: $a) { attempt text next done nextAttempt } }`,
+			map[string]any{"b": build, "a": attempt}).BuildLog
+	}
+	first, second := domain.NewAttemptID(string(build), 1), domain.NewAttemptID(string(build), 2)
+	w.do(project, domain.ClaimBuild{Build: build, Worker: "wrk_1", Incarnation: "i1"})
+	must(t, w.records.logs.Append(t.Context(), first, "build", 0, []byte("one\n")))
+	must(t, w.records.logs.Append(t.Context(), first, "build", 10, []byte("two\n")))
+	w.do(project, domain.LoseBuildAttempt{Attempt: first, Reason: "silent"})
+	if got, want := read(first), (log{Attempt: string(first), Text: "one\n", Next: 4}); got != want {
+		t.Errorf("lost, and the next one hasn't begun: got %+v, want %+v", got, want)
+	}
+	late.Store(true)
+	if got, want := read(first), (log{Attempt: string(first), Text: "one\n\n[pipeops: 6 bytes of output are lost]\ntwo\n", Next: 14}); got != want {
+		t.Errorf("after a while: got %+v, want %+v", got, want)
+	}
+	w.do(project, domain.ClaimBuild{Build: build, Worker: "wrk_1", Incarnation: "i1"})
+	if got := read(first); !got.Done || got.NextAttempt != string(second) {
+		t.Errorf("the next one has begun: got %+v", got)
+	}
+	if got := read(second); got.Done || got.NextAttempt != "" {
+		t.Errorf("of the next one: got %+v", got)
 	}
 }
 

@@ -54,6 +54,8 @@ type Secrets interface {
 // Logs gives the output of builds; see records.LogChunks.
 type Logs interface {
 	Read(ctx context.Context, attempt domain.AttemptID, stream string, from int64) iter.Seq2[records.LogChunk, error]
+	// End tells where the output ends, once its worker has said so.
+	End(ctx context.Context, attempt domain.AttemptID, stream string) (size int64, ended bool, err error)
 }
 
 // Workers gives who works; see records.Claims.

@@ -1,9 +1,9 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
-	"fmt"
-	"maps"
+	"io"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -18,38 +18,44 @@ func logsCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			var at int64
-			attempt := map[string]any{}
-			for {
-				var out struct {
-					BuildLog struct {
-						Attempt string
-						Text    string
-						Next    json.Number
-						Done    bool
-					}
-				}
-				vars := map[string]any{"b": args[0], "after": at}
-				maps.Copy(vars, attempt)
-				if err := c.do(cmd.Context(), `query($b: ID!, $a: ID, $after: Int64!) { buildLog(build: $b, attempt: $a, after: $after) { attempt text next done } }`, vars, &out); err != nil {
-					return err
-				}
-				if at, err = out.BuildLog.Next.Int64(); err != nil {
-					return err
-				}
-				if out.BuildLog.Attempt != "" {
-					attempt["a"] = out.BuildLog.Attempt
-				}
-				fmt.Fprint(cmd.OutOrStdout(), out.BuildLog.Text)
-				switch {
-				case out.BuildLog.Done || (out.BuildLog.Text == "" && !follow):
-					return nil
-				case out.BuildLog.Text == "" && !waitFor(cmd.Context(), 500*time.Millisecond):
-					return nil
-				}
-			}
+			return c.printLog(cmd.Context(), cmd.OutOrStdout(), args[0], follow)
 		},
 	}
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on until the build has ended")
 	return cmd
+}
+
+// printLog prints a build's output so far, or to its end, through all attempts that follow.
+func (c *client) printLog(ctx context.Context, w io.Writer, build string, follow bool) error {
+	vars := map[string]any{"b": build, "after": 0}
+	for {
+		var out struct {
+			BuildLog struct {
+				Attempt, Text, NextAttempt string
+				Next                       json.Number
+				Done                       bool
+			}
+		}
+		err := c.do(ctx, `query($b: ID!, $a: ID, $after: Int64!) {
+			buildLog(build: $b, attempt: $a, after: $after) { attempt text next done nextAttempt } }`, vars, &out)
+		if err != nil {
+			return err
+		}
+		log := out.BuildLog
+		if _, err := io.WriteString(w, log.Text); err != nil {
+			return err
+		}
+		vars["after"] = log.Next
+		if log.Attempt != "" {
+			vars["a"] = log.Attempt
+		}
+		switch {
+		case log.Done && log.NextAttempt != "":
+			vars["a"], vars["after"] = log.NextAttempt, 0
+		case log.Done || log.Text == "" && !follow:
+			return nil
+		case log.Text == "" && !waitFor(ctx, 500*time.Millisecond):
+			return nil
+		}
+	}
 }

@@ -841,6 +841,29 @@ func (ec *executionContext) fieldContext_BuildLog_done(_ context.Context, field 
 	return graphql.NewScalarFieldContext("BuildLog", field, false, false, "Boolean")
 }
 
+func (ec *executionContext) _BuildLog_nextAttempt(ctx context.Context, field graphql.CollectedField, obj *model.BuildLog) (ret graphql.Marshaler) {
+	return graphql.ResolveField(
+		ctx,
+		ec.OperationContext,
+		field,
+		func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.fieldContext_BuildLog_nextAttempt(ctx, field)
+		},
+		func(ctx context.Context) (any, error) {
+			return obj.NextAttempt, nil
+		},
+		nil,
+		func(ctx context.Context, selections ast.SelectionSet, v string) graphql.Marshaler {
+			return ec.marshalNID2string(ctx, selections, v)
+		},
+		true,
+		true,
+	)
+}
+func (ec *executionContext) fieldContext_BuildLog_nextAttempt(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
+	return graphql.NewScalarFieldContext("BuildLog", field, false, false, "ID")
+}
+
 // endregion **************************** field.gotpl *****************************
 
 // region    **************************** input.gotpl *****************************
@@ -1064,6 +1087,11 @@ func (ec *executionContext) _BuildLog(ctx context.Context, sel ast.SelectionSet,
 			}
 		case "done":
 			out.Values[i] = ec._BuildLog_done(ctx, field, obj)
+			if out.Values[i] == graphql.Null {
+				out.Invalids++
+			}
+		case "nextAttempt":
+			out.Values[i] = ec._BuildLog_nextAttempt(ctx, field, obj)
 			if out.Values[i] == graphql.Null {
 				out.Invalids++
 			}

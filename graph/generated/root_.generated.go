@@ -71,11 +71,12 @@ type ComplexityRoot struct {
 	}
 
 	BuildLog struct {
-		Attempt func(childComplexity int) int
-		Build   func(childComplexity int) int
-		Done    func(childComplexity int) int
-		Next    func(childComplexity int) int
-		Text    func(childComplexity int) int
+		Attempt     func(childComplexity int) int
+		Build       func(childComplexity int) int
+		Done        func(childComplexity int) int
+		Next        func(childComplexity int) int
+		NextAttempt func(childComplexity int) int
+		Text        func(childComplexity int) int
 	}
 
 	Deployment struct {
@@ -619,6 +620,12 @@ func (e *executableSchema) Complexity(ctx context.Context, typeName, field strin
 		}
 
 		return e.ComplexityRoot.BuildLog.Next(childComplexity), true
+	case "BuildLog.nextAttempt":
+		if e.ComplexityRoot.BuildLog.NextAttempt == nil {
+			break
+		}
+
+		return e.ComplexityRoot.BuildLog.NextAttempt(childComplexity), true
 	case "BuildLog.text":
 		if e.ComplexityRoot.BuildLog.Text == nil {
 			break
@@ -2287,8 +2294,8 @@ var sources = []*ast.Source{
   "Newest first. ` + "`" + `project` + "`" + ` is a name or an id; ` + "`" + `before` + "`" + ` is the ` + "`" + `position` + "`" + ` of the last one of the page before."
   builds(project: ID!, commit: String, first: Int! = 20, before: Position, asOf: Moment, atLeast: Cursor): [Build!]!
   """
-  Output of a build from a byte on. Ask again with ` + "`" + `after: next` + "`" + ` until ` + "`" + `done` + "`" + `.
-  Without ` + "`" + `attempt` + "`" + `: of the newest attempt that has output.
+  Output of a build from a byte on. Ask again with ` + "`" + `attempt` + "`" + ` and ` + "`" + `after: next` + "`" + ` until ` + "`" + `done` + "`" + `, then with ` + "`" + `nextAttempt` + "`" + `
+  and ` + "`" + `after: 0` + "`" + ` if there is one. Without ` + "`" + `attempt` + "`" + `: of the newest attempt that has output.
   """
   buildLog(build: ID!, attempt: ID, after: Int64! = 0): BuildLog!
 }
@@ -2346,8 +2353,10 @@ type BuildLog {
   text: String!
   "Byte that follows ` + "`" + `text` + "`" + `."
   next: Int64!
-  "The attempt has ended and ` + "`" + `text` + "`" + ` reaches to its end."
+  "The attempt has ended for good and ` + "`" + `text` + "`" + ` reaches to its end."
   done: Boolean!
+  "That tried again after this one; empty while there is none."
+  nextAttempt: ID!
 }
 `, BuiltIn: false},
 	{Name: "../schema/deployment.graphqls", Input: `extend type Query {
@@ -3096,6 +3105,8 @@ func (ec *executionContext) childFields_BuildLog(ctx context.Context, field grap
 		return ec.fieldContext_BuildLog_next(ctx, field)
 	case "done":
 		return ec.fieldContext_BuildLog_done(ctx, field)
+	case "nextAttempt":
+		return ec.fieldContext_BuildLog_nextAttempt(ctx, field)
 	}
 	return nil, fmt.Errorf("no field named %q was found under type BuildLog", field.Name)
 }

@@ -14,8 +14,10 @@ type BuildLog struct {
 	Text    string `json:"text"`
 	// Byte that follows `text`.
 	Next int64 `json:"next"`
-	// The attempt has ended and `text` reaches to its end.
+	// The attempt has ended for good and `text` reaches to its end.
 	Done bool `json:"done"`
+	// That tried again after this one; empty while there is none.
+	NextAttempt string `json:"nextAttempt"`
 }
 
 // What is left out stays as it is.

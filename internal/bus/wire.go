@@ -134,5 +134,5 @@ type LogChunk struct {
 	Token       string           `json:"token"`
 	Stream      string           `json:"stream"` // "build"
 	Offset      int64            `json:"offset"` // bytes before this chunk
-	Bytes       []byte           `json:"bytes"`
+	Bytes       []byte           `json:"bytes"`  // none: the output ends here
 }

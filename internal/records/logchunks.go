@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"iter"
@@ -32,11 +33,9 @@ type LogChunk struct {
 	Bytes  []byte
 }
 
-// Append keeps a chunk; one that is there already under its offset is left alone.
+// Append keeps a chunk; one that is there already under its offset is left alone. One without bytes says where the
+// output ends.
 func (l *LogChunks) Append(ctx context.Context, attempt domain.AttemptID, stream string, offset int64, b []byte) error {
-	if len(b) == 0 {
-		return nil
-	}
 	tried := fmt.Sprintf("keep output of %s %s at %d", attempt, stream, offset)
 	if len(b) > maxChunk || offset < 0 {
 		return fmt.Errorf("%s: %d bytes, want at most %d at an offset from 0", tried, len(b), maxChunk)
@@ -75,11 +74,24 @@ func (l *LogChunks) Read(ctx context.Context, attempt domain.AttemptID, stream s
 	}
 }
 
+// End tells how many bytes an attempt's output has in all; ended is false while its worker hasn't said so.
+func (l *LogChunks) End(ctx context.Context, attempt domain.AttemptID, stream string) (size int64, ended bool, err error) {
+	err = l.pool.QueryRow(ctx, "SELECT start FROM pipeops.build_log_chunks WHERE attempt = $1 AND stream = $2 AND length = 0",
+		attempt, stream).Scan(&size)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return 0, false, nil
+	}
+	if err != nil {
+		return 0, false, fmt.Errorf("look for the end of the output of %s %s: %w", attempt, stream, err)
+	}
+	return size, true, nil
+}
+
 // page gives the next chunks that end after from, those that start before it too.
 func (l *LogChunks) page(ctx context.Context, attempt domain.AttemptID, stream string, from int64) ([]LogChunk, error) {
 	tried := fmt.Sprintf("read output of %s %s from %d", attempt, stream, from)
 	rows, err := l.pool.Query(ctx, `SELECT start, packed FROM pipeops.build_log_chunks
-		WHERE attempt = $1 AND stream = $2 AND start > $3::bigint - $4::bigint AND start + length > $3 ORDER BY start LIMIT 64`,
+		WHERE attempt = $1 AND stream = $2 AND start > $3::bigint - $4::bigint AND start + length > $3 AND length > 0 ORDER BY start LIMIT 64`,
 		attempt, stream, from, maxChunk)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", tried, err)

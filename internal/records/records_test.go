@@ -341,6 +341,27 @@ func TestLogChunksComeInOrderAndEachByteOnce(t *testing.T) {
 	}
 }
 
+func TestTheEndOfOutputIsKept(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	logs := records.NewLogChunks(b.pool)
+	ok(t, logs.Append(t.Context(), "bld_1.1", "build", 0, []byte("all\n")))
+	if _, ended, err := logs.End(t.Context(), "bld_1.1", "build"); ended || err != nil {
+		t.Errorf("ended %v, %v before its end was told", ended, err)
+	}
+	for range 2 { // delivered twice
+		ok(t, logs.Append(t.Context(), "bld_1.1", "build", 4, nil))
+	}
+	if size, ended, err := logs.End(t.Context(), "bld_1.1", "build"); size != 4 || !ended || err != nil {
+		t.Errorf("got %d, %v, %v, want 4 bytes", size, ended, err)
+	}
+	for c, err := range logs.Read(t.Context(), "bld_1.1", "build", 0) {
+		if string(c.Bytes) != "all\n" || err != nil {
+			t.Errorf("got %q, %v", c.Bytes, err)
+		}
+	}
+}
+
 func TestSlotsAreThoseOfLiveWorkers(t *testing.T) {
 	t.Parallel()
 	b := setup(t)

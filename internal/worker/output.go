@@ -120,26 +120,43 @@ func (o *output) sent(c bus.LogChunk) {
 	}
 }
 
-// sendOutput sends chunks until all is sent after the end, or ctx ends.
+// ends gives for each stream the chunk without bytes that says where it ends.
+func (o *output) ends() (chunks []bus.LogChunk) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, name := range slices.Sorted(maps.Keys(o.streams)) {
+		chunks = append(chunks, bus.LogChunk{Stream: name, Offset: o.streams[name].offset})
+	}
+	return chunks
+}
+
+// sendOutput sends chunks until all is sent after the end, and where that is, or ctx ends.
 func (a *Attempt) sendOutput(ctx context.Context) {
 	defer close(a.output.done)
-	const pause = time.Second
 	for a.output.ready(ctx) {
-		for _, c := range a.output.next() {
-			c.Attempt, c.Incarnation, c.Token = a.ID, a.worker.incarnation, a.Grant.Token
-			for {
-				err := a.worker.cfg.Bus.PublishLogChunk(ctx, c)
-				if err == nil {
-					break
-				}
-				a.worker.cfg.Log.DebugContext(ctx, "output was not sent", "attempt", a.ID, "err", err)
-				if within(ctx.Done(), pause) {
-					return
-				}
-			}
-			a.output.sent(c)
+		if !a.sendChunks(ctx, a.output.next()) {
+			return
 		}
 	}
+	if context.Cause(ctx) == nil {
+		a.sendChunks(ctx, a.output.ends())
+	}
+}
+
+// sendChunks says whether all of them were sent before ctx ended.
+func (a *Attempt) sendChunks(ctx context.Context, chunks []bus.LogChunk) bool {
+	const pause = time.Second
+	for _, c := range chunks {
+		c.Attempt, c.Incarnation, c.Token = a.ID, a.worker.incarnation, a.Grant.Token
+		for err := a.worker.cfg.Bus.PublishLogChunk(ctx, c); err != nil; err = a.worker.cfg.Bus.PublishLogChunk(ctx, c) {
+			a.worker.cfg.Log.DebugContext(ctx, "output was not sent", "attempt", a.ID, "err", err)
+			if within(ctx.Done(), pause) {
+				return false
+			}
+		}
+		a.output.sent(c)
+	}
+	return true
 }
 
 // finishOutput waits for the rest of the output.

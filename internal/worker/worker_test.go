@@ -326,6 +326,9 @@ func TestOutputArrivesWholeAndInChunks(t *testing.T) {
 		if got := b.Output(t, "bld_1.1", "build"); got != want.String() {
 			t.Errorf("%d bytes arrived of %d", len(got), want.Len())
 		}
+		if got := b.OutputEnd("bld_1.1", "build"); got != int64(want.Len()) {
+			t.Errorf("the output is said to end at %d, want %d", got, want.Len())
+		}
 		if most := int64(want.Len()/(32<<10)+2) * 2; n.Load() > most {
 			t.Errorf("%d messages for %d bytes", n.Load(), want.Len())
 		}

@@ -229,6 +229,18 @@ func (p *ControlPlane) Output(tb testing.TB, a domain.AttemptID, stream string) 
 	return text
 }
 
+// OutputEnd gives where the worker said that an attempt's output ends, -1 before it did.
+func (p *ControlPlane) OutputEnd(a domain.AttemptID, stream string) int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for offset, chunk := range p.output[string(a)+"/"+stream] {
+		if len(chunk) == 0 {
+			return offset
+		}
+	}
+	return -1
+}
+
 // joined gives the output up to the first gap, and how many bytes lie behind it; it needs the lock.
 func (p *ControlPlane) joined(a domain.AttemptID, stream string) (text string, behind int) {
 	chunks := p.output[string(a)+"/"+stream]

@@ -27,7 +27,7 @@ type Documents = {
     "\n  fragment PushHeader on Push {\n    status\n    branch\n    commit\n    forced\n    author\n    message\n    receivedAt\n    finishedAt\n  }\n": typeof types.PushHeaderFragmentDoc,
     "\n  fragment StatusRow on Status {\n    environmentName\n    serviceName\n    commit\n    address\n    phase\n    quarantined {\n      release\n    }\n  }\n": typeof types.StatusRowFragmentDoc,
     "\n  fragment Timeline on Timeline {\n    push {\n      builds {\n        id\n        ...BuildStage\n      }\n      deployments {\n        id\n        ...DeploymentStage\n      }\n    }\n    entries {\n      id\n      subject\n      text\n      ...Entry\n    }\n  }\n": typeof types.TimelineFragmentDoc,
-    "\n  query BuildLog($build: ID!, $attempt: ID, $after: Int64!) {\n    buildLog(build: $build, attempt: $attempt, after: $after) {\n      attempt\n      text\n      next\n      done\n    }\n  }\n": typeof types.BuildLogDocument,
+    "\n  query BuildLog($build: ID!, $attempt: ID, $after: Int64!) {\n    buildLog(build: $build, attempt: $attempt, after: $after) {\n      attempt\n      text\n      next\n      done\n      nextAttempt\n    }\n  }\n": typeof types.BuildLogDocument,
 };
 const documents: Documents = {
     "\n  fragment DiagnosisFields on Diagnosis {\n    code\n    title\n    step\n    error\n    reason\n    fixes\n    run\n    docs\n    log\n  }\n": types.DiagnosisFieldsFragmentDoc,
@@ -43,7 +43,7 @@ const documents: Documents = {
     "\n  fragment PushHeader on Push {\n    status\n    branch\n    commit\n    forced\n    author\n    message\n    receivedAt\n    finishedAt\n  }\n": types.PushHeaderFragmentDoc,
     "\n  fragment StatusRow on Status {\n    environmentName\n    serviceName\n    commit\n    address\n    phase\n    quarantined {\n      release\n    }\n  }\n": types.StatusRowFragmentDoc,
     "\n  fragment Timeline on Timeline {\n    push {\n      builds {\n        id\n        ...BuildStage\n      }\n      deployments {\n        id\n        ...DeploymentStage\n      }\n    }\n    entries {\n      id\n      subject\n      text\n      ...Entry\n    }\n  }\n": types.TimelineFragmentDoc,
-    "\n  query BuildLog($build: ID!, $attempt: ID, $after: Int64!) {\n    buildLog(build: $build, attempt: $attempt, after: $after) {\n      attempt\n      text\n      next\n      done\n    }\n  }\n": types.BuildLogDocument,
+    "\n  query BuildLog($build: ID!, $attempt: ID, $after: Int64!) {\n    buildLog(build: $build, attempt: $attempt, after: $after) {\n      attempt\n      text\n      next\n      done\n      nextAttempt\n    }\n  }\n": types.BuildLogDocument,
 };
 
 /**
@@ -115,7 +115,7 @@ export function graphql(source: "\n  fragment Timeline on Timeline {\n    push {
 /**
  * The graphql function is used to parse GraphQL queries into a document that can be used by GraphQL clients.
  */
-export function graphql(source: "\n  query BuildLog($build: ID!, $attempt: ID, $after: Int64!) {\n    buildLog(build: $build, attempt: $attempt, after: $after) {\n      attempt\n      text\n      next\n      done\n    }\n  }\n"): (typeof documents)["\n  query BuildLog($build: ID!, $attempt: ID, $after: Int64!) {\n    buildLog(build: $build, attempt: $attempt, after: $after) {\n      attempt\n      text\n      next\n      done\n    }\n  }\n"];
+export function graphql(source: "\n  query BuildLog($build: ID!, $attempt: ID, $after: Int64!) {\n    buildLog(build: $build, attempt: $attempt, after: $after) {\n      attempt\n      text\n      next\n      done\n      nextAttempt\n    }\n  }\n"): (typeof documents)["\n  query BuildLog($build: ID!, $attempt: ID, $after: Int64!) {\n    buildLog(build: $build, attempt: $attempt, after: $after) {\n      attempt\n      text\n      next\n      done\n      nextAttempt\n    }\n  }\n"];
 
 export function graphql(source: string) {
   return (documents as any)[source] ?? {};

@@ -297,7 +297,7 @@ describe("connection", () => {
 });
 
 describe("build output", () => {
-  const part = (change: object) => ({ buildLog: { attempt: "bld_1.1", text: "", next: 0, done: false, ...change } });
+  const part = (change: object) => ({ buildLog: { attempt: "bld_1.1", text: "", next: 0, done: false, nextAttempt: "", ...change } });
 
   test("is read on until it is done once it is opened, and stands in the URL", async () => {
     const { user, router } = show(serverWith({

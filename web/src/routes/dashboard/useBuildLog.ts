@@ -11,6 +11,7 @@ const BuildLogDocument = graphql(`
       text
       next
       done
+      nextAttempt
     }
   }
 `);
@@ -47,7 +48,13 @@ async function readOn(client: Client, build: string, signal: AbortSignal, report
     if (signal.aborted) return;
     const part = data?.buildLog;
     text += part?.text ?? "";
-    report({ text, done: part?.done ?? false, error });
+    const next = part?.done ? part.nextAttempt : "";
+    report({ text, done: (part?.done ?? false) && next === "", error });
+    if (next) {
+      from.attempt = next;
+      from.after = 0;
+      continue;
+    }
     if (part?.done) return;
     const more = part !== undefined && part.next > from.after;
     from.attempt = part?.attempt || from.attempt;
