@@ -9,8 +9,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/mod/sumdb/tlog"
-
-	"github.com/pipeops/pipeops/domain"
 )
 
 // Head is a signed tree head: what the log began with when it was signed.
@@ -99,12 +97,17 @@ func (s *Store) Heads(ctx context.Context, size int64, limit int) iter.Seq2[Head
 	}
 }
 
-// Epochs gives where each log epoch began, by number: LogEpoch and Position are the epoch and its first position.
-func (s *Store) Epochs(ctx context.Context) ([]domain.Cursor, error) {
-	rows, err := s.pool.Query(ctx, "SELECT epoch, first_position FROM pipeops.log_epochs ORDER BY epoch")
+// HeadOf gives the newest head of exactly size events that holds; the zero one when there is none.
+func (s *Store) HeadOf(ctx context.Context, size int64) (Head, error) {
+	return s.head(ctx, "SELECT * FROM ("+selectHeads+" WHERE h.size = $1) AS h (log_epoch, size, root, checkpoint, signed_at, holds) WHERE holds ORDER BY log_epoch DESC LIMIT 1", size)
+}
+
+// Epochs lists the log epochs, ascending.
+func (s *Store) Epochs(ctx context.Context) ([]int64, error) {
+	rows, err := s.pool.Query(ctx, "SELECT epoch FROM pipeops.log_epochs ORDER BY epoch")
 	if err == nil {
-		var epochs []domain.Cursor
-		if epochs, err = pgx.CollectRows(rows, pgx.RowToStructByPos[domain.Cursor]); err == nil {
+		var epochs []int64
+		if epochs, err = pgx.CollectRows(rows, pgx.RowTo[int64]); err == nil {
 			return epochs, nil
 		}
 	}

@@ -63,6 +63,11 @@ type Workers interface {
 	Workers(ctx context.Context, within time.Duration) ([]records.Worker, error)
 }
 
+// Erasures forgets persons; see records.Erasures.
+type Erasures interface {
+	Erase(ctx context.Context, person string) (records.Erasure, error)
+}
+
 // Config says what to answer from. The first part is required.
 type Config struct {
 	Queries  *projections.Queries
@@ -71,6 +76,7 @@ type Config struct {
 	Secrets  Secrets
 	Logs     Logs
 	Workers  Workers
+	Erasures Erasures
 	NewID    domain.NewID
 	Log      *slog.Logger
 	URL      string // where people and git hosts reach this server: "https://pipeops.example.org"
@@ -107,6 +113,7 @@ func (c Config) Validate() error {
 		{"Secrets", c.Secrets == nil},
 		{"Logs", c.Logs == nil},
 		{"Workers", c.Workers == nil},
+		{"Erasures", c.Erasures == nil},
 		{"NewID", c.NewID == nil},
 		{"Log", c.Log == nil},
 	} {

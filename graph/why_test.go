@@ -102,7 +102,8 @@ SUPERSEDED superseded: 0000000 was pushed while its build still waited` {
 	w.deployment(project, domain.DeploymentSucceeded{Digest: "sha256:five", Available: 1, Address: "hello.svc:80"})
 	ask[any](w, `mutation { rollback(input: {project: "hello"}) { cursor } }`, nil)
 	w.deployment(project, domain.DeploymentSucceeded{Digest: "sha256:one", Available: 1, Address: "hello.svc:80"})
-	must(t, w.subjects.Erase(t.Context(), "p1"))
+	_, _, err := w.subjects.Erase(t.Context(), "p1")
+	must(t, err)
 	back := w.why(map[string]any{"environment": environment, "at": w.head().String()})
 	steps := told(back.Steps)
 	if !strings.Contains(steps, "rollback by hand to 0000000 asked for, with configuration 3 that it ran with (token ") ||

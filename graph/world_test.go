@@ -100,7 +100,8 @@ func newWorld(t *testing.T, change ...func(*graph.Config)) *world {
 	w.id = made.ID
 	config := graph.Config{
 		Queries: projector.Queries(), Commands: w.commands, Tokens: verifier{w.records.tokens}, Secrets: w.records.secrets,
-		Logs: w.records.logs, Workers: w.records.claims, NewID: newID, Log: log, URL: "https://pipeops.test", Registry: "registry.test",
+		Logs: w.records.logs, Workers: w.records.claims, NewID: newID,
+		Erasures: records.NewErasures(keys, w.subjects, records.NewDeliveries(pool, keys)), Log: log, URL: "https://pipeops.test", Registry: "registry.test",
 		Heartbeat: 50 * time.Millisecond, Interval: 10 * time.Millisecond,
 	}
 	for _, f := range change {

@@ -193,7 +193,8 @@ func TestPersonalFieldsAreOpenedForTheReaderUntilTheyAreErased(t *testing.T) {
 	if strings.Contains(stored, "ada") || strings.Contains(stored, "fix it") {
 		t.Errorf("the read model holds personal data in clear: %s", stored)
 	}
-	must(t, w.subjects.Erase(t.Context(), "person-1"))
+	_, _, err = w.subjects.Erase(t.Context(), "person-1")
+	must(t, err)
 	push, err = p.Queries().Push(t.Context(), id, at)
 	must(t, err)
 	if push.Pusher.Text != "(erased)" || push.Message.Text != "(erased)" {

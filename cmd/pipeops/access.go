@@ -72,6 +72,22 @@ func (a access) GitProject(ctx context.Context, nameOrID string) (gitremote.Proj
 	return gitremote.Project{ID: p.ID, Name: p.Name, Branch: p.Settings.Branch}, nil
 }
 
+// projectID finds a project's id by its name or id, "" for none.
+func (a access) projectID(ctx context.Context, nameOrID string) (domain.ProjectID, error) {
+	p, err := a.GitProject(ctx, nameOrID)
+	return p.ID, err
+}
+
+// tokenNames gives what people call tokens, by the actor's id in events.
+func (a access) tokenNames(ctx context.Context) (map[string]string, error) {
+	tokens, err := a.tokens.Names(ctx)
+	names := make(map[string]string, len(tokens))
+	for id, name := range tokens {
+		names["token:"+id] = name
+	}
+	return names, err
+}
+
 // WebhookSecrets implements webhook.Secrets.
 func (a access) WebhookSecrets(ctx context.Context, project domain.ProjectID, provider string) ([]webhook.Secret, error) {
 	revisions, err := a.secrets.Revisions(ctx, project, graph.WebhookSecret(provider), 2)

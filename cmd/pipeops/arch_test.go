@@ -38,6 +38,7 @@ var allowed = map[string][]string{
 	"handlers/schedule":  {"domain", "eventstore", "handlers/commands", "internal/bus", "internal/records"},
 	"handlers/claims":    {"domain", "handlers/commands", "internal/bus", "internal/records", "internal/seal"},
 	"handlers/ingest":    {"domain", "handlers/commands", "internal/bus", "internal/records", "internal/seal"},
+	"handlers/audit":     {"domain", "eventstore"},
 	"handlers/relay":     {"domain", "eventstore", "internal/bus", "internal/records", "internal/seal"},
 	"projections":        {"domain", "eventstore"},
 	"graph":              {"domain", "projections", "handlers/commands", "internal/records"},

@@ -30,6 +30,7 @@ type core struct {
 	secrets    *records.Secrets
 	tokens     *records.Tokens
 	leaders    *records.Leaders
+	signer     *eventstore.Signer
 }
 
 // openCore migrates where it may, opens the log and the keys.
@@ -73,10 +74,15 @@ func assemble(ctx context.Context, store *eventstore.Store, home string, log *sl
 	if err != nil {
 		return nil, err
 	}
+	leaders := records.NewLeaders(pool, log)
+	signer, err := eventstore.NewSigner(eventstore.SignerConfig{Store: store, Keys: keys, Leader: leaders, Log: log})
+	if err != nil {
+		return nil, err
+	}
 	return &core{
-		store: store, keys: keys, subjects: subjects, commands: handler,
+		signer: signer, store: store, keys: keys, subjects: subjects, commands: handler,
 		claims: records.NewClaims(pool), deliveries: records.NewDeliveries(pool, keys), logs: records.NewLogChunks(pool),
-		secrets: records.NewSecrets(pool, keys), tokens: records.NewTokens(pool, keys), leaders: records.NewLeaders(pool, log),
+		secrets: records.NewSecrets(pool, keys), tokens: records.NewTokens(pool, keys), leaders: leaders,
 	}, nil
 }
 

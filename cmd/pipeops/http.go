@@ -22,6 +22,7 @@ import (
 type doors struct {
 	api           *graph.Handler
 	hooks, remote http.Handler
+	audit         http.Handler
 	health        *health
 }
 
@@ -31,6 +32,7 @@ func routes(d doors) http.Handler {
 	mux.Handle("/git/", d.remote)
 	mux.Handle("/graphql", d.api)
 	mux.Handle("/login", d.api)
+	mux.Handle("/audit/", d.audit)
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
 	mux.HandleFunc("GET /readyz", d.health.ready)
 	mux.Handle("GET /metrics", d.health.metrics())
@@ -89,14 +91,16 @@ func (h *health) metrics() http.Handler {
 type gauges struct{ h *health }
 
 var (
-	headDesc = prometheus.NewDesc("pipeops_log_position", "Position of the newest event.", nil, nil)
-	busDesc  = prometheus.NewDesc("pipeops_bus_connected", "1 while the bus is connected.", nil, nil)
+	headDesc   = prometheus.NewDesc("pipeops_log_position", "Position of the newest event.", nil, nil)
+	signedDesc = prometheus.NewDesc("pipeops_log_signed_position", "Position of the newest event that a signed checkpoint has seen.", nil, nil)
+	busDesc    = prometheus.NewDesc("pipeops_bus_connected", "1 while the bus is connected.", nil, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (g *gauges) Describe(ch chan<- *prometheus.Desc) {
 	ch <- headDesc
 	ch <- busDesc
+	ch <- signedDesc
 }
 
 // Collect implements prometheus.Collector.
@@ -105,6 +109,9 @@ func (g *gauges) Collect(ch chan<- prometheus.Metric) {
 	defer cancel()
 	if head, err := g.h.core.store.Head(ctx); err == nil {
 		ch <- prometheus.MustNewConstMetric(headDesc, prometheus.GaugeValue, float64(head.Position))
+	}
+	if head, err := g.h.core.store.NewestHead(ctx); err == nil {
+		ch <- prometheus.MustNewConstMetric(signedDesc, prometheus.GaugeValue, float64(head.Size))
 	}
 	connected := 0.0
 	if g.h.bus.Connected() {

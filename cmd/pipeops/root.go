@@ -20,7 +20,8 @@ Exit codes: 0 done, 1 something went wrong, 2 the command line is at fault,
 
 Environment: PIPEOPS_URL and PIPEOPS_TOKEN (default: what "pipeops up" wrote),
 PIPEOPS_HOME, PIPEOPS_CACHE, DATABASE_URL, PIPEOPS_MIGRATE_URL, AMQP_URL,
-BUILDKIT_HOST, REGISTRY, KUBECONFIG, PIPEOPS_LISTEN, PIPEOPS_SLOTS.`
+BUILDKIT_HOST, REGISTRY, KUBECONFIG, PIPEOPS_LISTEN, PIPEOPS_SLOTS,
+PIPEOPS_CHECKPOINT_URL.`
 
 func root() *cobra.Command {
 	cmd := &cobra.Command{
@@ -33,7 +34,7 @@ func root() *cobra.Command {
 	cmd.AddCommand(
 		upCommand(), downCommand(), serveCommand(), runnerCommand(), deployerCommand(), migrateCommand(), doctorCommand(),
 		projectCommand(), statusCommand(), whyCommand(), eventsCommand(), logsCommand(), deployCommand(), rollbackCommand(),
-		tokenCommand(), workerCommand(), hookCommand(), versionCommand(),
+		auditCommand(), tokenCommand(), workerCommand(), hookCommand(), versionCommand(),
 	)
 	return cmd
 }

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/pipeops/pipeops/graph"
+	"github.com/pipeops/pipeops/handlers/audit"
 	"github.com/pipeops/pipeops/handlers/claims"
 	"github.com/pipeops/pipeops/handlers/gitremote"
 	"github.com/pipeops/pipeops/handlers/ingest"
@@ -25,6 +26,7 @@ import (
 	"github.com/pipeops/pipeops/handlers/webhook"
 	"github.com/pipeops/pipeops/internal/bus"
 	"github.com/pipeops/pipeops/internal/config"
+	"github.com/pipeops/pipeops/internal/records"
 	"github.com/pipeops/pipeops/projections"
 )
 
@@ -78,12 +80,19 @@ func serve(ctx context.Context, cfg config.Config, c *core, b bus.Bus, l net.Lis
 	in := ingest.New(ingest.Config{Bus: b, Commands: c.commands, Keys: c.keys, Logs: c.logs, Now: now, Log: log})
 	api, err := graph.New(graph.Config{
 		Queries: projector.Queries(), Commands: c.commands, Tokens: a, Secrets: c.secrets, Logs: c.logs, Workers: c.claims,
-		NewID: newID, Log: log, URL: cfg.URL, Registry: cfg.Registry,
+		Erasures: records.NewErasures(c.keys, c.subjects, c.deliveries),
+		NewID:    newID, Log: log, URL: cfg.URL, Registry: cfg.Registry,
 	})
 	if err != nil {
 		return err
 	}
-	handler := routes(doors{api: api, hooks: hooks, remote: remote, health: &health{core: c, bus: b, projector: projector, ingest: in}})
+	auditor, err := audit.New(audit.Config{
+		Store: c.store, Signer: c.signer, Keys: c.keys, Tokens: a, Project: a.projectID, Actors: a.tokenNames, Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	handler := routes(doors{api: api, hooks: hooks, remote: remote, audit: auditor, health: &health{core: c, bus: b, projector: projector, ingest: in}})
 
 	g, ctx := errgroup.WithContext(ctx)
 	run := func(name string, f func(context.Context) error) {
@@ -102,6 +111,14 @@ func serve(ctx context.Context, cfg config.Config, c *core, b bus.Bus, l net.Lis
 	run("policies", policies.New(policies.Config{Store: c.store, Commands: c.commands, Leader: c.leaders, NewID: newID, Now: now, Log: log}).Run)
 	run("schedule", schedule.New(schedule.Config{Store: c.store, Commands: c.commands, Bus: b, Leader: c.leaders, Leases: c.claims, Now: now, Log: log}).Run)
 	run("relay", relay.New(relay.Config{Store: c.store, Bus: b, Leader: c.leaders, Log: log}).Run)
+	run("tree heads", c.signer.Run)
+	if cfg.CheckpointURL != "" {
+		poster, err := audit.NewPoster(audit.PosterConfig{Store: c.store, Leader: c.leaders, URL: cfg.CheckpointURL, Log: log})
+		if err != nil {
+			return fmt.Errorf("PIPEOPS_CHECKPOINT_URL: %w", err)
+		}
+		run("checkpoints off the machine", poster.Run)
+	}
 	run("http", func(ctx context.Context) error { return serveHTTP(ctx, l, handler) })
 	return g.Wait()
 }

@@ -61,11 +61,11 @@ type Keys struct {
 }
 
 // File is key.pub: one C2SP verifier key a line, for each epoch and key.
-func (k Keys) File(epochs int64) ([]byte, error) {
+func (k Keys) File(epochs []int64) ([]byte, error) {
 	var out bytes.Buffer
-	for epoch := range epochs {
+	for _, epoch := range epochs {
 		for _, public := range k.Public {
-			line, err := note.NewEd25519VerifierKey(Origin(k.LogID, epoch+1), public)
+			line, err := note.NewEd25519VerifierKey(Origin(k.LogID, epoch), public)
 			if err != nil {
 				return nil, err
 			}

@@ -113,7 +113,7 @@ func (l *log) head() {
 func (l *log) export() fstest.MapFS {
 	l.tb.Helper()
 	files := maps.Clone(l.files)
-	key, err := l.keys.File(l.epoch)
+	key, err := l.keys.File([]int64{l.epoch})
 	if err != nil {
 		l.tb.Fatal(err)
 	}

@@ -115,7 +115,7 @@ func TestTest24CheckpointsKeysAndLeavesAreChecked(t *testing.T) {
 	other := newLog(t)
 	other.secret = ed25519.NewKeyFromSeed(bytes.Repeat([]byte{1}, 32))
 	other.keys.Public = []ed25519.PublicKey{other.secret.Public().(ed25519.PublicKey)}
-	otherKey, err := other.keys.File(1)
+	otherKey, err := other.keys.File([]int64{1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -400,7 +400,7 @@ func TestACheckpointKeepsItsFormAndOtherToolsReadIt(t *testing.T) {
 	if err != nil || !bytes.Equal(golden, signed) {
 		t.Errorf("checkpoints are for ever: %v\ngot  %swant %s", err, signed, golden)
 	}
-	key, err := l.keys.File(1)
+	key, err := l.keys.File([]int64{1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -478,7 +478,7 @@ func written(tb testing.TB, n int) string {
 	if err := errors.Join(events.Close(), leaves.Close()); err != nil {
 		tb.Fatal(err)
 	}
-	key, err := l.keys.File(1)
+	key, err := l.keys.File([]int64{1})
 	if err != nil {
 		tb.Fatal(err)
 	}

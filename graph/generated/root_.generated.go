@@ -135,6 +135,14 @@ type ComplexityRoot struct {
 		Namespace func(childComplexity int) int
 	}
 
+	EraseSubjectPayload struct {
+		BackupsSince func(childComplexity int) int
+		Cursor       func(childComplexity int) int
+		Deliveries   func(childComplexity int) int
+		Keys         func(childComplexity int) int
+		Subject      func(childComplexity int) int
+	}
+
 	Event struct {
 		Actor         func(childComplexity int) int
 		Attempt       func(childComplexity int) int
@@ -173,6 +181,7 @@ type ComplexityRoot struct {
 		ConfigureProject    func(childComplexity int, input model.ConfigureProjectInput) int
 		CreateProject       func(childComplexity int, input model.CreateProjectInput) int
 		Deploy              func(childComplexity int, input model.DeployInput) int
+		EraseSubject        func(childComplexity int, input model.EraseSubjectInput) int
 		Rollback            func(childComplexity int, input model.RollbackInput) int
 		RotateWebhookSecret func(childComplexity int, input model.RotateWebhookSecretInput) int
 	}
@@ -901,6 +910,37 @@ func (e *executableSchema) Complexity(ctx context.Context, typeName, field strin
 
 		return e.ComplexityRoot.Environment.Namespace(childComplexity), true
 
+	case "EraseSubjectPayload.backupsSince":
+		if e.ComplexityRoot.EraseSubjectPayload.BackupsSince == nil {
+			break
+		}
+
+		return e.ComplexityRoot.EraseSubjectPayload.BackupsSince(childComplexity), true
+	case "EraseSubjectPayload.cursor":
+		if e.ComplexityRoot.EraseSubjectPayload.Cursor == nil {
+			break
+		}
+
+		return e.ComplexityRoot.EraseSubjectPayload.Cursor(childComplexity), true
+	case "EraseSubjectPayload.deliveries":
+		if e.ComplexityRoot.EraseSubjectPayload.Deliveries == nil {
+			break
+		}
+
+		return e.ComplexityRoot.EraseSubjectPayload.Deliveries(childComplexity), true
+	case "EraseSubjectPayload.keys":
+		if e.ComplexityRoot.EraseSubjectPayload.Keys == nil {
+			break
+		}
+
+		return e.ComplexityRoot.EraseSubjectPayload.Keys(childComplexity), true
+	case "EraseSubjectPayload.subject":
+		if e.ComplexityRoot.EraseSubjectPayload.Subject == nil {
+			break
+		}
+
+		return e.ComplexityRoot.EraseSubjectPayload.Subject(childComplexity), true
+
 	case "Event.actor":
 		if e.ComplexityRoot.Event.Actor == nil {
 			break
@@ -1087,6 +1127,17 @@ func (e *executableSchema) Complexity(ctx context.Context, typeName, field strin
 		}
 
 		return e.ComplexityRoot.Mutation.Deploy(childComplexity, args["input"].(model.DeployInput)), true
+	case "Mutation.eraseSubject":
+		if e.ComplexityRoot.Mutation.EraseSubject == nil {
+			break
+		}
+
+		args, err := ec.field_Mutation_eraseSubject_args(ctx, rawArgs)
+		if err != nil {
+			return 0, false
+		}
+
+		return e.ComplexityRoot.Mutation.EraseSubject(childComplexity, args["input"].(model.EraseSubjectInput)), true
 	case "Mutation.rollback":
 		if e.ComplexityRoot.Mutation.Rollback == nil {
 			break
@@ -2190,6 +2241,7 @@ func (e *executableSchema) Exec(ctx context.Context) graphql.ResponseHandler {
 			graphql.NewInputUnmarshaler("CreateProjectInput", ec.unmarshalInputCreateProjectInput),
 			graphql.NewInputUnmarshaler("DeployInput", ec.unmarshalInputDeployInput),
 			graphql.NewInputUnmarshaler("EnvironmentInput", ec.unmarshalInputEnvironmentInput),
+			graphql.NewInputUnmarshaler("EraseSubjectInput", ec.unmarshalInputEraseSubjectInput),
 			graphql.NewInputUnmarshaler("EventFilter", ec.unmarshalInputEventFilter),
 			graphql.NewInputUnmarshaler("ProbeInput", ec.unmarshalInputProbeInput),
 			graphql.NewInputUnmarshaler("RollbackInput", ec.unmarshalInputRollbackInput),
@@ -2289,6 +2341,34 @@ func newExecutionContext(
 }
 
 var sources = []*ast.Source{
+	{Name: "../schema/audit.graphqls", Input: `extend type Mutation {
+  """
+  Destroys a person's keys: what events and read models tell of them is unreadable from then on, for ever. Every proof
+  stays valid. It can't be undone.
+  """
+  eraseSubject(input: EraseSubjectInput!): EraseSubjectPayload!
+}
+
+input EraseSubjectInput {
+  "Opaque id (\"sub\" of a personal field), or \"<provider>/<login or e-mail>\": \"github/octocat\", \"git/ada@example.org\"."
+  subject: String!
+  "Why; it is recorded for ever, so no names."
+  reason: String!
+  idempotencyKey: String
+}
+
+type EraseSubjectPayload {
+  "Opaque id."
+  subject: ID!
+  "How many keys the person has had; all of them are gone."
+  keys: Int!
+  "Raw deliveries that told of the person, and are gone."
+  deliveries: Int!
+  "Backups made from this time to now still hold the keys, and so the data."
+  backupsSince: Time!
+  cursor: Cursor!
+}
+`, BuiltIn: false},
 	{Name: "../schema/build.graphqls", Input: `extend type Query {
   build(id: ID!, asOf: Moment, atLeast: Cursor): Build
   "Newest first. ` + "`" + `project` + "`" + ` is a name or an id; ` + "`" + `before` + "`" + ` is the ` + "`" + `position` + "`" + ` of the last one of the page before."
@@ -2666,7 +2746,7 @@ type Release {
 input CreateProjectInput {
   "1 to 40 lower-case letters, digits and hyphens."
   name: String!
-  "https:// URL; left out: the built-in git remote."
+  "https:// or ssh:// URL; left out: the built-in git remote."
   repository: String
   branch: String! = "main"
   "Left out: the server's own registry."
@@ -3221,6 +3301,22 @@ func (ec *executionContext) childFields_Environment(ctx context.Context, field g
 		return ec.fieldContext_Environment_namespace(ctx, field)
 	}
 	return nil, fmt.Errorf("no field named %q was found under type Environment", field.Name)
+}
+
+func (ec *executionContext) childFields_EraseSubjectPayload(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+	switch field.Name {
+	case "subject":
+		return ec.fieldContext_EraseSubjectPayload_subject(ctx, field)
+	case "keys":
+		return ec.fieldContext_EraseSubjectPayload_keys(ctx, field)
+	case "deliveries":
+		return ec.fieldContext_EraseSubjectPayload_deliveries(ctx, field)
+	case "backupsSince":
+		return ec.fieldContext_EraseSubjectPayload_backupsSince(ctx, field)
+	case "cursor":
+		return ec.fieldContext_EraseSubjectPayload_cursor(ctx, field)
+	}
+	return nil, fmt.Errorf("no field named %q was found under type EraseSubjectPayload", field.Name)
 }
 
 func (ec *executionContext) childFields_Event(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {

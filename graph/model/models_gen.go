@@ -3,6 +3,8 @@
 package model
 
 import (
+	"time"
+
 	"github.com/pipeops/pipeops/domain"
 	"github.com/pipeops/pipeops/projections"
 )
@@ -37,7 +39,7 @@ type ConfigureProjectInput struct {
 type CreateProjectInput struct {
 	// 1 to 40 lower-case letters, digits and hyphens.
 	Name string `json:"name"`
-	// https:// URL; left out: the built-in git remote.
+	// https:// or ssh:// URL; left out: the built-in git remote.
 	Repository *string `json:"repository,omitempty"`
 	Branch     string  `json:"branch"`
 	// Left out: the server's own registry.
@@ -75,6 +77,26 @@ type DeploymentPayload struct {
 type EnvironmentInput struct {
 	Name   string  `json:"name"`
 	Branch *string `json:"branch,omitempty"`
+}
+
+type EraseSubjectInput struct {
+	// Opaque id ("sub" of a personal field), or "<provider>/<login or e-mail>": "github/octocat", "git/ada@example.org".
+	Subject string `json:"subject"`
+	// Why; it is recorded for ever, so no names.
+	Reason         string  `json:"reason"`
+	IdempotencyKey *string `json:"idempotencyKey,omitempty"`
+}
+
+type EraseSubjectPayload struct {
+	// Opaque id.
+	Subject string `json:"subject"`
+	// How many keys the person has had; all of them are gone.
+	Keys int `json:"keys"`
+	// Raw deliveries that told of the person, and are gone.
+	Deliveries int `json:"deliveries"`
+	// Backups made from this time to now still hold the keys, and so the data.
+	BackupsSince time.Time     `json:"backupsSince"`
+	Cursor       domain.Cursor `json:"cursor"`
 }
 
 type Probe struct {

@@ -27,6 +27,8 @@ type Config struct {
 	Listen      string // PIPEOPS_LISTEN: default 127.0.0.1:8787
 	URL         string // PIPEOPS_URL: where clients and workers reach serve; default from Listen
 	Slots       int    // PIPEOPS_SLOTS: work at a time for a runner or deployer; default 2
+
+	CheckpointURL string // PIPEOPS_CHECKPOINT_URL: where serve posts each new signed checkpoint; default nowhere
 }
 
 // Getenv reads one variable, "" for none.
@@ -38,7 +40,7 @@ func Load(get Getenv, defaultHome string) (Config, error) {
 		DatabaseURL: get("DATABASE_URL"), MigrateURL: get("PIPEOPS_MIGRATE_URL"), AMQPURL: get("AMQP_URL"),
 		BuildKit: get("BUILDKIT_HOST"), Registry: strings.TrimSuffix(get("REGISTRY"), "/"), Kubeconfig: get("KUBECONFIG"),
 		Home: or(get("PIPEOPS_HOME"), defaultHome), Listen: or(get("PIPEOPS_LISTEN"), "127.0.0.1:8787"),
-		URL: strings.TrimSuffix(get("PIPEOPS_URL"), "/"), Slots: 2,
+		URL: strings.TrimSuffix(get("PIPEOPS_URL"), "/"), Slots: 2, CheckpointURL: get("PIPEOPS_CHECKPOINT_URL"),
 	}
 	c.MigrateURL = or(c.MigrateURL, c.DatabaseURL)
 	var errs []error
@@ -53,6 +55,7 @@ func Load(get Getenv, defaultHome string) (Config, error) {
 	check("BUILDKIT_HOST", c.BuildKit, "unix:///run/buildkit/buildkitd.sock", scheme(c.BuildKit, "unix", "tcp"))
 	check("REGISTRY", c.Registry, "ghcr.io/acme", !strings.Contains(c.Registry, "://") && !strings.Contains(c.Registry, " "))
 	check("PIPEOPS_URL", c.URL, "http://127.0.0.1:8787", scheme(c.URL, "http", "https"))
+	check("PIPEOPS_CHECKPOINT_URL", c.CheckpointURL, "https://witness.example.org/add-checkpoint", scheme(c.CheckpointURL, "http", "https"))
 	check("PIPEOPS_HOME", c.Home, "/var/lib/pipeops", filepath.IsAbs(c.Home))
 	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
 		check("PIPEOPS_LISTEN", c.Listen, "127.0.0.1:8787", false)

@@ -51,3 +51,12 @@ func (d *Deliveries) Get(ctx context.Context, id string) (Delivery, error) {
 	got.Raw, err = d.keys.Open(ctx, seal.Deliveries, id, keyID, sealed)
 	return got, err
 }
+
+// erase removes the deliveries that a person sent, or whose events name them: they tell what the events keep sealed
+// under the person's key, but are sealed under another.
+func (d *Deliveries) erase(ctx context.Context, subject string) (int, error) {
+	tag, err := d.pool.Exec(ctx, `DELETE FROM pipeops.deliveries d USING pipeops.events e
+		WHERE e.id = d.event_id
+		  AND (e.actor = $1 OR position(convert_to('"sub":' || to_json($1::text), 'UTF8') IN e.body) > 0)`, subject)
+	return int(tag.RowsAffected()), err
+}

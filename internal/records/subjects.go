@@ -21,7 +21,7 @@ var _ seal.SubjectStore = (*Subjects)(nil)
 // SubjectKeys gives all keys of a person by number, erased ones too.
 func (s *Subjects) SubjectKeys(ctx context.Context, subject string) ([]seal.SubjectKey, error) {
 	return list(ctx, s.pool, "load the keys of subject "+subject, pgx.RowToStructByPos[seal.SubjectKey],
-		"SELECT subject, number, key_id, sealed FROM pipeops.subject_keys WHERE subject = $1 ORDER BY number", subject)
+		"SELECT subject, number, key_id, sealed, created_at FROM pipeops.subject_keys WHERE subject = $1 ORDER BY number", subject)
 }
 
 // AddSubjectKey keeps a key, or the one that is there already under its number.

@@ -89,6 +89,17 @@ func (t *Tokens) List(ctx context.Context) ([]Token, error) {
 		selectTokens+" WHERE revoked_at IS NULL ORDER BY created_at, id")
 }
 
+// Names gives the names of all tokens by id, revoked ones too.
+func (t *Tokens) Names(ctx context.Context) (map[string]string, error) {
+	type named struct{ ID, Name string }
+	all, err := list(ctx, t.pool, "list the names of tokens", pgx.RowToStructByPos[named], "SELECT id::text, name FROM pipeops.tokens")
+	names := make(map[string]string, len(all))
+	for _, n := range all {
+		names[n.ID] = n.Name
+	}
+	return names, err
+}
+
 const selectTokens = "SELECT id::text, name, created_at, last_used FROM pipeops.tokens" //nolint:gosec // holds none
 
 // hashes gives what may stand in the table for a token, under each key that there has been; the newest first.

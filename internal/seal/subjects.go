@@ -24,6 +24,7 @@ type SubjectKey struct {
 	Number  int // from 1; never used again
 	KeyID   string
 	Sealed  []byte
+	Made    time.Time // when it was made; the store tells
 }
 
 // SubjectStore keeps persons' keys. internal/records implements it.
@@ -106,13 +107,23 @@ func (s *Subjects) OpenField(ctx context.Context, subject, eventID, field, ciphe
 }
 
 // Erase destroys a person's keys: all their fields in all events are unreadable from now on, here at once, in other
-// processes within seconds. A backup that holds the keys still holds the data.
-func (s *Subjects) Erase(ctx context.Context, subject string) error {
+// processes within seconds. A backup that holds the keys still holds the data: one that was made after since, when the
+// first of them was. keys says how many the person has had, erased ones included: all of them are gone.
+func (s *Subjects) Erase(ctx context.Context, subject string) (keys int, since time.Time, err error) {
 	if err := s.store.EraseSubject(ctx, subject); err != nil {
-		return err
+		return 0, since, err
 	}
 	s.forget(subject)
-	return nil
+	stored, err := s.store.SubjectKeys(ctx, subject)
+	for _, k := range stored {
+		if since.IsZero() {
+			since = k.Made
+		}
+		if len(k.Sealed) == 0 {
+			keys = k.Number
+		}
+	}
+	return keys, since, err
 }
 
 func fieldData(eventID, field string) []byte { return []byte(eventID + "/" + field) }
