@@ -108,6 +108,18 @@ func (s *Store) ReadStream(ctx context.Context, stream domain.Stream, afterVersi
 	}
 }
 
+// First gives a stream's first event; ok is false for a stream that doesn't exist.
+func (s *Store) First(ctx context.Context, stream domain.Stream) (first domain.Recorded, ok bool, err error) {
+	events, _, err := s.collect(ctx, 1, selectEvents+" WHERE stream = $1 AND version = 1", string(stream))
+	if err != nil {
+		return domain.Recorded{}, false, fmt.Errorf("read the first event of stream %s: %w", stream, err)
+	}
+	if len(events) == 0 {
+		return domain.Recorded{}, false, nil
+	}
+	return events[0], true, nil
+}
+
 // Find gives the events with these ids, in order of position. Ids that are not recorded are left out.
 func (s *Store) Find(ctx context.Context, ids ...string) ([]domain.Recorded, error) {
 	parsed := make([][16]byte, 0, len(ids))

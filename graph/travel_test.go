@@ -110,8 +110,8 @@ func (a *author) report(id domain.AttemptID, items ...domain.Event) {
 	}
 	for i, item := range items {
 		a.now = a.now.Add(time.Second)
-		result, err := a.commands.Report(a.t.Context(), id, stored+int64(i)+1, item, a.now, "wrk_1")
-		a.after(result, err)
+		events, err := reportItem(a.t.Context(), a.store, a.commands, id, stored+int64(i)+1, commands.Item{Event: item, At: a.now})
+		a.after(commands.Result{Events: events}, err)
 	}
 }
 

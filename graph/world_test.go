@@ -271,10 +271,22 @@ func (w *world) report(a domain.AttemptID, items ...domain.Event) {
 	must(w.t, err)
 	for i, item := range items {
 		w.now = w.now.Add(time.Second)
-		result, err := w.commands.Report(w.t.Context(), a, stored+int64(i)+1, item, w.now, "wrk_1")
+		events, err := reportItem(w.t.Context(), w.store, w.commands, a, stored+int64(i)+1, commands.Item{Event: item, At: w.now})
 		must(w.t, err)
-		w.follow(result.Events)
+		w.follow(events)
 	}
+}
+
+// reportItem reports one item and gives what was recorded.
+func reportItem(ctx context.Context, store *eventstore.Store, h *commands.Handler, a domain.AttemptID, number int64, item commands.Item) ([]domain.Recorded, error) {
+	if _, err := h.Report(ctx, a, number, []commands.Item{item}, "wrk_1"); err != nil {
+		return nil, err
+	}
+	var ids []string
+	for i := range 8 { // more than an item ever leads to
+		ids = append(ids, domain.EventID(domain.ReportCommandID(a, number), i))
+	}
+	return store.Find(ctx, ids...)
 }
 
 // build takes a build to its image.

@@ -2,7 +2,6 @@ package commands
 
 import (
 	"context"
-	"fmt"
 	"strconv"
 	"time"
 
@@ -12,54 +11,11 @@ import (
 // Origin is the first event of a stream: it tells the project and the push
 // that all of the stream belongs to. A *domain.Refusal when there is none.
 func (h *Handler) Origin(ctx context.Context, stream domain.Stream) (domain.Recorded, error) {
-	for r, err := range h.cfg.Store.ReadStream(ctx, stream, 0) {
-		if err != nil {
-			return domain.Recorded{}, fmt.Errorf("read the origin of %s: %w", stream, err)
-		}
-		return r, nil
+	first, ok, err := h.cfg.Store.First(ctx, stream)
+	if err != nil || ok {
+		return first, err
 	}
 	return domain.Recorded{}, &domain.Refusal{Code: "UNKNOWN", Message: "there is no " + string(stream)}
-}
-
-// Progress tells the last stored item of an attempt, and why its worker shall
-// stop, "" when it may go on or has ended it itself.
-func (h *Handler) Progress(ctx context.Context, a domain.AttemptID) (sequence int64, over string, err error) {
-	state := domain.State{}
-	if _, err := h.fold(ctx, state, a.Stream()); err != nil {
-		return 0, "", err
-	}
-	var current domain.AttemptID
-	var lost bool
-	switch s := state[a.Stream()].(type) {
-	case *domain.Build:
-		current, lost, sequence = s.Attempt(), s.Lost, s.Sequence
-	case *domain.Deployment:
-		current, lost, sequence = s.Attempt(), s.Lost, s.Sequence
-	}
-	switch {
-	case current != a:
-		return 0, "another attempt is the current one", nil
-	case lost:
-		return sequence, "the attempt was given up: its worker had not been heard of", nil
-	}
-	return sequence, "", nil
-}
-
-// Report decides one item of a worker's report. Errors: *domain.Refusal,
-// *domain.GapError, or trouble with the store.
-func (h *Handler) Report(ctx context.Context, a domain.AttemptID, sequence int64, item domain.Event, at time.Time, actor string) (Result, error) {
-	origin, err := h.Origin(ctx, a.Stream())
-	if err != nil {
-		return Result{}, err
-	}
-	var cmd domain.Command = domain.ReportBuild{Attempt: a, Sequence: sequence, Item: item}
-	if a.Stream().Kind() == "deployment" {
-		cmd = domain.ReportDeployment{Attempt: a, Sequence: sequence, Item: item}
-	}
-	return h.Execute(ctx, cmd, Meta{
-		CommandID: domain.ReportCommandID(a, sequence), Actor: actor, At: at, Project: origin.ProjectID,
-		CorrelationID: origin.CorrelationID, CausationID: origin.ID, Attempt: a, AttemptSeq: sequence, Trace: origin.Trace,
-	})
 }
 
 // LoseAttempt gives an attempt up whose worker is gone, once.

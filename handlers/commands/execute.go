@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/pipeops/pipeops/domain"
@@ -31,7 +32,12 @@ type Config struct {
 }
 
 // Handler executes commands. It may be used by many goroutines.
-type Handler struct{ cfg Config }
+type Handler struct {
+	cfg Config
+
+	mu       sync.Mutex
+	followed map[domain.Stream]*followed
+}
 
 // New gives a handler.
 func New(cfg Config) (*Handler, error) {
@@ -45,7 +51,7 @@ func New(cfg Config) (*Handler, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Handler{cfg}, errors.Join(errs...)
+	return &Handler{cfg: cfg, followed: map[domain.Stream]*followed{}}, errors.Join(errs...)
 }
 
 // Meta says where a command comes from.
@@ -116,9 +122,7 @@ func (h *Handler) Execute(ctx context.Context, cmd domain.Command, m Meta, opts 
 	}
 	for range maxRaces {
 		result, err := h.once(ctx, cmd, m, ex)
-		var conflict *eventstore.ConflictError
-		var known *eventstore.IdempotencyMismatchError // another caller decided the same command: the look-up finds it now
-		if !errors.As(err, &conflict) && !errors.As(err, &known) {
+		if !lostRace(err) {
 			return result, err
 		}
 	}
@@ -143,7 +147,14 @@ func (h *Handler) once(ctx context.Context, cmd domain.Command, m Meta, ex extra
 	if len(changes) == 0 {
 		return Result{}, h.moveOnly(ctx, ex)
 	}
-	return h.append(ctx, changes, versions, m, ex)
+	all := make([]decided, len(changes))
+	for i, c := range changes {
+		all[i] = decided{c, domain.EventID(m.CommandID, i), m}
+	}
+	if err := h.append(ctx, all, versions, ex); err != nil {
+		return Result{}, err
+	}
+	return h.stored(ctx, all)
 }
 
 // known gives the events of a command that was decided before, nil for a new one.
@@ -165,6 +176,12 @@ func (h *Handler) known(ctx context.Context, commandID string) ([]domain.Recorde
 // were folded, 0 for a stream that doesn't exist.
 func (h *Handler) Load(ctx context.Context, cmd domain.Command) (domain.State, map[domain.Stream]int64, error) {
 	state, versions := domain.State{}, map[domain.Stream]int64{}
+	err := h.load(ctx, cmd, state, versions)
+	return state, versions, err
+}
+
+// load adds the streams that aren't folded yet.
+func (h *Handler) load(ctx context.Context, cmd domain.Command, state domain.State, versions map[domain.Stream]int64) error {
 	for again := true; again; {
 		again = false
 		for _, stream := range cmd.Reads(state) {
@@ -173,12 +190,12 @@ func (h *Handler) Load(ctx context.Context, cmd domain.Command) (domain.State, m
 			}
 			v, err := h.fold(ctx, state, stream)
 			if err != nil {
-				return nil, nil, err
+				return err
 			}
 			versions[stream], again = v, true
 		}
 	}
-	return state, versions, nil
+	return nil
 }
 
 func (h *Handler) fold(ctx context.Context, state domain.State, stream domain.Stream) (version int64, err error) {
@@ -186,62 +203,74 @@ func (h *Handler) fold(ctx context.Context, state domain.State, stream domain.St
 		if err != nil {
 			return 0, fmt.Errorf("read stream %s: %w", stream, err)
 		}
-		e, err := r.Decode()
-		if err == nil {
-			err = state.Fold(stream, e, r.AttemptSeq)
-		}
-		if err != nil {
-			return 0, fmt.Errorf("fold %s version %d: %w", stream, r.Version, err)
+		if err := foldEvent(state, r); err != nil {
+			return 0, err
 		}
 		version = r.Version
 	}
 	return version, nil
 }
 
-func (h *Handler) append(ctx context.Context, changes []domain.Change, versions map[domain.Stream]int64, m Meta, ex extras) (Result, error) {
+func foldEvent(state domain.State, r domain.Recorded) error {
+	e, err := r.Decode()
+	if err == nil {
+		err = state.Fold(r.Stream, e, r.AttemptSeq)
+	}
+	if err != nil {
+		return fmt.Errorf("fold %s version %d: %w", r.Stream, r.Version, err)
+	}
+	return nil
+}
+
+// decided is a change with its event's id and where it comes from.
+type decided struct {
+	domain.Change
+	id   string
+	from Meta
+}
+
+// append writes all changes at once.
+func (h *Handler) append(ctx context.Context, all []decided, versions map[domain.Stream]int64, ex extras) error {
 	a := eventstore.Append{Move: ex.move}
 	at := map[domain.Stream]int{}
-	recorded := make([]domain.Recorded, len(changes))
 	seal := func(subject, eventID, field, text string) (string, error) {
 		return h.cfg.Sealer.SealField(ctx, subject, eventID, field, text)
 	}
-	for i, c := range changes {
-		id := domain.EventID(m.CommandID, i)
-		body, err := domain.Encode(c.Event, id, seal)
+	for _, d := range all {
+		m := d.from
+		body, err := domain.Encode(d.Event, d.id, seal)
 		if err != nil {
-			return Result{}, fmt.Errorf("command %s: %w", m.CommandID, err)
+			return fmt.Errorf("command %s: %w", m.CommandID, err)
 		}
-		name := domain.TypeOf(c.Event)
-		n := eventstore.NewEvent{
-			ID: id, Type: name, SchemaVersion: domain.SchemaVersion(name), Body: body, ProjectID: m.Project,
-			OccurredAt: m.At, Actor: m.Actor, CorrelationID: m.CorrelationID, CausationID: m.CausationID,
-			Attempt: m.Attempt, AttemptSeq: m.AttemptSeq, Trace: m.Trace,
-		}
-		w, ok := at[c.Stream]
+		w, ok := at[d.Stream]
 		if !ok {
 			w = len(a.Writes)
-			at[c.Stream] = w
-			a.Writes = append(a.Writes, eventstore.Write{Stream: c.Stream, Expected: versions[c.Stream]})
+			at[d.Stream] = w
+			a.Writes = append(a.Writes, eventstore.Write{Stream: d.Stream, Expected: versions[d.Stream]})
 		}
-		a.Writes[w].Events = append(a.Writes[w].Events, n)
-		recorded[i] = domain.Recorded{ID: id, Stream: c.Stream, Type: name, SchemaVersion: n.SchemaVersion, Body: body, ProjectID: m.Project}
+		name := domain.TypeOf(d.Event)
+		a.Writes[w].Events = append(a.Writes[w].Events, eventstore.NewEvent{
+			ID: d.id, Type: name, SchemaVersion: domain.SchemaVersion(name), Body: body, ProjectID: m.Project,
+			OccurredAt: m.At, Actor: m.Actor, CorrelationID: m.CorrelationID, CausationID: m.CausationID,
+			Attempt: m.Attempt, AttemptSeq: m.AttemptSeq, Trace: m.Trace,
+		})
 	}
 	if ex.attachment != nil {
 		att := *ex.attachment
-		att.EventID = recorded[0].ID
+		att.EventID = all[0].id
 		a.Attachments = []eventstore.Attachment{att}
 	}
 	if _, err := h.cfg.Store.Append(ctx, a); err != nil {
-		return Result{}, fmt.Errorf("append decision of command %T %s: %w", changes[0].Event, m.CommandID, err)
+		return fmt.Errorf("append decision of command %T %s: %w", all[0].Event, all[0].from.CommandID, err)
 	}
-	return h.stored(ctx, recorded)
+	return nil
 }
 
 // stored reads back what was appended: positions and times are the store's.
-func (h *Handler) stored(ctx context.Context, recorded []domain.Recorded) (Result, error) {
-	ids := make([]string, len(recorded))
-	for i, r := range recorded {
-		ids[i] = r.ID
+func (h *Handler) stored(ctx context.Context, all []decided) (Result, error) {
+	ids := make([]string, len(all))
+	for i, d := range all {
+		ids[i] = d.id
 	}
 	found, err := h.cfg.Store.Find(ctx, ids...)
 	if err != nil {

@@ -1,5 +1,5 @@
 // Package ingest receives workers' reports, log chunks and dead letters from
-// the bus, hands the reports' items to handlers/commands one by one, and
+// the bus, hands the reports' items to handlers/commands, and
 // answers what is stored; effects. A message is acknowledged after the append
 // has committed.
 //
@@ -90,33 +90,38 @@ func (i *Ingest) items(ctx context.Context, r bus.Report) (cancel string, err er
 	if r.Attempt.Stream().Kind() == "deployment" {
 		class = "deploy"
 	}
-	for n, item := range r.Items {
-		e, err := domain.WorkerItem(class, item.Type, item.Data)
-		if err != nil {
-			i.Forged.Add(1)
-			i.cfg.Log.WarnContext(ctx, "report item is dropped", "attempt", r.Attempt, "err", err)
-			return err.Error(), i.lose(ctx, r.Attempt, err)
+	items := make([]commands.Item, 0, len(r.Items))
+	var forged error
+	for _, item := range r.Items {
+		var e domain.Event
+		if e, forged = domain.WorkerItem(class, item.Type, item.Data); forged != nil {
+			break // those before it are good
 		}
-		_, err = i.cfg.Commands.Report(ctx, r.Attempt, r.First+int64(n), e, item.At.Time, "worker")
-		var refusal *domain.Refusal
-		var gap *domain.GapError
-		switch {
-		case errors.As(err, &gap):
-			return "", nil // the answer tells what is stored; the worker sends again what follows
-		case errors.As(err, &refusal) && refusal.Code == "STALE":
-			i.Stale.Add(1)
-			return refusal.Message, nil
-		case errors.As(err, &refusal):
-			i.Refused.Add(1)
-			i.cfg.Log.WarnContext(ctx, "report item is refused", "attempt", r.Attempt, "err", refusal)
-			return refusal.Message, i.lose(ctx, r.Attempt, refusal)
-		case commands.Unwritable(err):
-			i.Refused.Add(1)
-			i.cfg.Log.WarnContext(ctx, "report item can't be stored", "attempt", r.Attempt, "err", err)
-			return "item " + item.Type + " can't be stored", i.lose(ctx, r.Attempt, err)
-		case err != nil:
-			return "", bus.Later(fmt.Errorf("store item %d of %s: %w", r.First+int64(n), r.Attempt, err))
-		}
+		items = append(items, commands.Item{Event: e, At: item.At.Time})
+	}
+	n, err := i.cfg.Commands.Report(ctx, r.Attempt, r.First, items, "worker")
+	var refusal *domain.Refusal
+	var gap *domain.GapError
+	switch {
+	case err == nil && forged != nil:
+		i.Forged.Add(1)
+		i.cfg.Log.WarnContext(ctx, "report item is dropped", "attempt", r.Attempt, "err", forged)
+		return forged.Error(), i.lose(ctx, r.Attempt, forged)
+	case errors.As(err, &gap):
+		return "", nil // the answer tells what is stored; the worker sends again what follows
+	case errors.As(err, &refusal) && refusal.Code == "STALE":
+		i.Stale.Add(1)
+		return refusal.Message, nil
+	case errors.As(err, &refusal):
+		i.Refused.Add(1)
+		i.cfg.Log.WarnContext(ctx, "report item is refused", "attempt", r.Attempt, "err", refusal)
+		return refusal.Message, i.lose(ctx, r.Attempt, refusal)
+	case commands.Unwritable(err):
+		i.Refused.Add(1)
+		i.cfg.Log.WarnContext(ctx, "report item can't be stored", "attempt", r.Attempt, "err", err)
+		return "item " + r.Items[n].Type + " can't be stored", i.lose(ctx, r.Attempt, err)
+	case err != nil:
+		return "", bus.Later(fmt.Errorf("store items of %s from %d on: %w", r.Attempt, r.First, err))
 	}
 	return "", nil
 }
