@@ -14,6 +14,8 @@ import (
 
 var update = flag.Bool("update", false, "rewrite golden files")
 
+var updateReference = flag.Bool("update-reference", false, "rewrite docs/events.md")
+
 func fakeSeal(subject, eventID, field, text string) (string, error) {
 	return "sealed(" + subject + "," + eventID + "," + field + "," + text + ")", nil
 }
