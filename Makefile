@@ -9,7 +9,7 @@ LINT = $(PIPEOPS_CACHE)/tools/lint/$(shell awk '$$1 == "require" {$$1 = $$2; $$2
 FUZZTIME ?= 5s
 RACE ?= -race
 
-.PHONY: help up down clean build tools web test test-short test-web e2e chaos lint fmt generate bench vuln
+.PHONY: help up down clean build tools web test test-short test-web e2e chaos lint fmt generate bench bench-store vuln
 
 help: ## print this help
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -77,6 +77,11 @@ bench: build ## benchmarks, each as a ratio to a limit measured in the same run
 	@trap 'go run ./internal/testenv/testenvctl down' EXIT; \
 	go test -run "^$$" -bench . -benchtime 2s ./eventstore/...; \
 	PIPEOPS_BIN=$(CURDIR)/bin/pipeops go test -run "^$$" -bench . -benchtime 10x -timeout 30m ./cmd/pipeops
+
+bench-store: build ## the event store beside its peers and limits on a server of its own (npm packages and disk: tools/bench); EVENTS=n sets the large store
+	@tools/install test
+	@mkdir -p build/bench
+	cd tools/bench && PIPEOPS_BIN=$(CURDIR)/bin/pipeops go run . -out ../../build/bench/store.json -events $(or $(EVENTS),10000000)
 
 vuln: ## known vulnerabilities (needs the internet)
 	go run golang.org/x/vuln/cmd/govulncheck@latest ./...

@@ -13,6 +13,7 @@ import (
 
 	"github.com/pipeops/pipeops/domain"
 	"github.com/pipeops/pipeops/eventstore"
+	"github.com/pipeops/pipeops/eventstore/storetest"
 )
 
 // The same row into a table with the same indexes, one transaction each, by a prepared statement: order unsafe, no
@@ -52,7 +53,7 @@ func BenchmarkAppend(b *testing.B) {
 		b.Run(fmt.Sprintf("writers=%d", writers), func(b *testing.B) {
 			s := setup(b)
 			write(b, writers, func(stream domain.Stream, version int64, e eventstore.NewEvent) error {
-				_, err := s.Append(b.Context(), one(stream, version, e))
+				_, err := s.Append(b.Context(), storetest.One(stream, version, e))
 				return err
 			})
 		})
@@ -71,7 +72,7 @@ func write(b *testing.B, writers int, appendOne func(domain.Stream, int64, event
 			versions := map[domain.Stream]int64{}
 			for n := next.Add(1); n <= int64(b.N); n = next.Add(1) {
 				stream := domain.Stream(fmt.Sprintf("build/%d-%d", w, n%10))
-				e := newEvent("LayerCached")
+				e := storetest.NewEvent("LayerCached")
 				e.Body, e.OccurredAt = body, time.Now()
 				if err := appendOne(stream, versions[stream], e); err != nil {
 					b.Error(err)
@@ -89,7 +90,7 @@ func BenchmarkRead(b *testing.B) {
 	s := setup(b)
 	const events = 20_000
 	for range events / 500 {
-		mustAppend(b, s.Store, one("build/1", eventstore.AnyVersion, newEvents(500, "LayerCached")...))
+		storetest.MustAppend(b, s.Store, storetest.One("build/1", eventstore.AnyVersion, storetest.NewEvents(500, "LayerCached")...))
 	}
 	b.ResetTimer()
 	for b.Loop() {

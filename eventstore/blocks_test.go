@@ -11,6 +11,7 @@ import (
 
 	"github.com/pipeops/pipeops/domain"
 	"github.com/pipeops/pipeops/eventstore"
+	"github.com/pipeops/pipeops/eventstore/storetest"
 )
 
 // What a filter finds is what looking at every event finds, however far the index of blocks has got.
@@ -20,7 +21,7 @@ func TestFilteredReadingFindsWhatLookingAtEveryEventFinds(t *testing.T) {
 	dice := rand.New(rand.NewPCG(7, 7))
 	name := func(kind string, of int) string { return fmt.Sprint(kind, dice.IntN(of)*dice.IntN(of)) } // some common, some rare
 	for range 40 {
-		events := newEvents(50, "")
+		events := storetest.NewEvents(50, "")
 		for i := range events {
 			events[i].Type, events[i].CorrelationID = name("Type", 5), name("psh_", 9)
 			events[i].ProjectID = domain.ProjectID(name("prj_", 7))
@@ -28,9 +29,9 @@ func TestFilteredReadingFindsWhatLookingAtEveryEventFinds(t *testing.T) {
 				events[i].ProjectID, events[i].CorrelationID = "", ""
 			}
 		}
-		mustAppend(t, s.Store, one(domain.Stream(name("build/", 20)), eventstore.AnyVersion, events...))
+		storetest.MustAppend(t, s.Store, storetest.One(domain.Stream(name("build/", 20)), eventstore.AnyVersion, events...))
 	}
-	all := collect(t, s.Read(t.Context(), eventstore.Query{}))
+	all := storetest.Collect(t, s.Read(t.Context(), eventstore.Query{}))
 	same := func() {
 		t.Helper()
 		for range 60 {
@@ -61,7 +62,7 @@ func TestFilteredReadingFindsWhatLookingAtEveryEventFinds(t *testing.T) {
 					want = append(want, e)
 				}
 			}
-			if diff := cmp.Diff(positions(want), positions(collect(t, s.Read(t.Context(), q)))); diff != "" {
+			if diff := cmp.Diff(storetest.Positions(want), storetest.Positions(storetest.Collect(t, s.Read(t.Context(), q)))); diff != "" {
 				t.Fatalf("%+v: (-want +got)\n%s", q, diff)
 			}
 		}
@@ -100,8 +101,8 @@ func TestTheFirstEventsAreFoundThoughTheIndexBeganBeforeThem(t *testing.T) {
 	if err := s.owner.QueryRow(t.Context(), "SELECT pipeops.index_blocks(256)").Scan(&blocks); err != nil || blocks != 0 {
 		t.Fatalf("an empty log has %d blocks, %v", blocks, err)
 	}
-	mustAppend(t, s.Store, one("build/1", 0, newEvents(3, "A")...))
-	if got := collect(t, s.Read(t.Context(), eventstore.Query{Types: []string{"A"}})); len(got) != 3 {
+	storetest.MustAppend(t, s.Store, storetest.One("build/1", 0, storetest.NewEvents(3, "A")...))
+	if got := storetest.Collect(t, s.Read(t.Context(), eventstore.Query{Types: []string{"A"}})); len(got) != 3 {
 		t.Errorf("got %d events, want 3", len(got))
 	}
 }

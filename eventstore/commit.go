@@ -15,6 +15,7 @@ import (
 
 const (
 	commitWithin = 30 * time.Second // then the connection counts as lost
+	slowCommit   = 2 * time.Second  // then the log says who is in the way
 	firstBackoff = 20 * time.Millisecond
 	lastBackoff  = 2 * time.Second
 )
@@ -226,11 +227,43 @@ func (c *committer) try(ctx context.Context, batch []*request) (answers []answer
 			return nil, head, fmt.Errorf("connect: %w", err)
 		}
 	}
+	quick := c.watch(ctx, c.conn.PgConn().PID())
 	answers, head, err = send(ctx, c.conn, batch)
+	quick()
 	if err != nil && (c.conn.IsClosed() || isPassing(err)) {
 		c.disconnect(ctx)
 	}
 	return answers, head, err
+}
+
+// watch tells, unless it is called off soon, which sessions keep the append of that session waiting.
+func (c *committer) watch(ctx context.Context, session uint32) (calledOff func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	timer := time.AfterFunc(slowCommit, func() {
+		blockers, err := c.blockers(ctx, session)
+		if context.Cause(ctx) == nil {
+			c.config.Log.WarnContext(ctx, "an append has been waiting", "for", slowCommit, "blocked_by", blockers, "err", err)
+		}
+	})
+	return func() {
+		timer.Stop()
+		cancel(nil)
+	}
+}
+
+// blockers gives the sessions that a session waits for: process id, login, and what they do as far as ours may see it.
+func (c *committer) blockers(ctx context.Context, session uint32) ([]string, error) {
+	conn, err := pgx.ConnectConfig(ctx, c.settings)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing is in flight
+	rows, err := conn.Query(ctx, `SELECT concat_ws(' ', 'pid', pid, usename, application_name, state, 'since', xact_start, left(query, 200))
+		FROM pg_stat_activity WHERE pid = ANY (pg_blocking_pids($1::integer)) ORDER BY pid`, int64(session))
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowTo[string])
 }
 
 func (c *committer) disconnect(ctx context.Context) {

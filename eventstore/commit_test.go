@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
+	"log/slog"
 	"strings"
 	"sync"
 	"testing"
@@ -15,6 +15,7 @@ import (
 
 	"github.com/pipeops/pipeops/domain"
 	"github.com/pipeops/pipeops/eventstore"
+	"github.com/pipeops/pipeops/eventstore/storetest"
 )
 
 // whileLocked holds the log's lock, so that what enqueue appends piles up behind one append in flight, and then lets
@@ -31,7 +32,7 @@ func whileLocked(t *testing.T, s *bundle, requests []eventstore.Append) []error 
 	var group sync.WaitGroup
 	errs := make([]error, len(requests))
 	group.Go(func() {
-		if _, err := s.Append(t.Context(), one("first", eventstore.AnyVersion, newEvent("First"))); err != nil {
+		if _, err := s.Append(t.Context(), storetest.One("first", eventstore.AnyVersion, storetest.NewEvent("First"))); err != nil {
 			t.Error(err)
 		}
 	})
@@ -79,32 +80,32 @@ func until(t *testing.T, what string, is func() bool) {
 func TestARefusalNeverFailsTheNeighboursInABatch(t *testing.T) {
 	t.Parallel()
 	s := setup(t)
-	known := newEvents(1, "Known")
-	mustAppend(t, s.Store, one("known", 0, known...))
-	fenced := one("fenced", 0, newEvent("A"))
+	known := storetest.NewEvents(1, "Known")
+	storetest.MustAppend(t, s.Store, storetest.One("known", 0, known...))
+	fenced := storetest.One("fenced", 0, storetest.NewEvent("A"))
 	fenced.Move = &eventstore.CursorMove{Name: "c", From: domain.Cursor{LogEpoch: 1, Position: 7}, To: domain.Cursor{LogEpoch: 1, Position: 8}}
-	moving := one("moving", 0, newEvents(2, "Good")...)
+	moving := storetest.One("moving", 0, storetest.NewEvents(2, "Good")...)
 	moving.Move = &eventstore.CursorMove{Name: "d", To: domain.Cursor{LogEpoch: 1, Position: 8}}
-	different := newEvent("Different")
+	different := storetest.NewEvent("Different")
 	different.ID = known[0].ID
 	errs := whileLocked(t, s, []eventstore.Append{
-		one("good/1", 0, newEvents(2, "Good")...),
-		one("conflict", 3, newEvents(2, "Bad")...),
-		one("known", 0, known...),
+		storetest.One("good/1", 0, storetest.NewEvents(2, "Good")...),
+		storetest.One("conflict", 3, storetest.NewEvents(2, "Bad")...),
+		storetest.One("known", 0, known...),
 		fenced,
-		one("good/2", eventstore.AnyVersion, newEvents(3, "Good")...),
+		storetest.One("good/2", eventstore.AnyVersion, storetest.NewEvents(3, "Good")...),
 		moving,
-		attached("a", newEvent("Good")),
-		one("mismatch", 0, newEvent("Bad"), different), // shares an id with known: goes with the next batch
-		one("good/1", 2, newEvent("Good")),             // what the first one leads to
-		one("good/1", 2, newEvent("Bad")),              // too late for that
+		attached("a", storetest.NewEvent("Good")),
+		storetest.One("mismatch", 0, storetest.NewEvent("Bad"), different), // shares an id with known: goes with the next batch
+		storetest.One("good/1", 2, storetest.NewEvent("Good")),             // what the first one leads to
+		storetest.One("good/1", 2, storetest.NewEvent("Bad")),              // too late for that
 	})
 	compare(t, errs, []string{
 		"", "stream conflict is at version 0, not at 3", "", "cursor c stands at 0.0, not at 1.7", "", "", "",
 		"event " + different.ID + " is recorded with another stream, type or body", "",
 		"stream good/1 is at version 3, not at 2",
 	})
-	all := collect(t, s.Read(t.Context(), eventstore.Query{}))
+	all := storetest.Collect(t, s.Read(t.Context(), eventstore.Query{}))
 	counts := map[string]int{}
 	for i, e := range all {
 		counts[e.Type]++
@@ -126,22 +127,22 @@ func TestARefusalNeverFailsTheNeighboursInABatch(t *testing.T) {
 func TestWhatOnlyTheDatabaseRefusesFailsAlone(t *testing.T) {
 	t.Parallel()
 	s := setup(t)
-	mustAppend(t, s.Store, attached("taken", newEvent("PushReceived")))
+	storetest.MustAppend(t, s.Store, attached("taken", storetest.NewEvent("PushReceived")))
 	errs := whileLocked(t, s, []eventstore.Append{
-		one("good/1", 0, newEvents(2, "Good")...),
-		attached("taken", newEvent("Bad")),
-		attached("free", newEvent("Good")),
-		one("good/2", 1, newEvent("Bad")),
+		storetest.One("good/1", 0, storetest.NewEvents(2, "Good")...),
+		attached("taken", storetest.NewEvent("Bad")),
+		attached("free", storetest.NewEvent("Good")),
+		storetest.One("good/2", 1, storetest.NewEvent("Bad")),
 	})
 	compare(t, errs, []string{"", "duplicate key", "", "stream good/2 is at version 0, not at 1"})
-	if n := count(t, s.Store); n != 1+1+2+1 {
+	if n := storetest.Count(t, s.Store); n != 1+1+2+1 {
 		t.Errorf("%d events", n)
 	}
 }
 
 // attached is an append of one event with an attachment of that id.
 func attached(id string, e eventstore.NewEvent) eventstore.Append {
-	a := one(domain.Stream("push/"+e.ID), 0, e)
+	a := storetest.One(domain.Stream("push/"+e.ID), 0, e)
 	a.Attachments = []eventstore.Attachment{{ID: id, EventID: e.ID, KeyID: "k", Sealed: []byte("x")}}
 	return a
 }
@@ -162,131 +163,18 @@ func TestABatchKeepsItsCapsAndAnAppendAboveThemGoesAlone(t *testing.T) {
 	s.Store = s.open(t, eventstore.Config{BatchEvents: 3, BatchBytes: 1000})
 	var requests []eventstore.Append
 	for i := range 5 {
-		requests = append(requests, one(domain.Stream(fmt.Sprint("build/", i)), 0, newEvents(2, "A")...))
+		requests = append(requests, storetest.One(domain.Stream(fmt.Sprint("build/", i)), 0, storetest.NewEvents(2, "A")...))
 	}
-	big := newEvents(9, "B")
+	big := storetest.NewEvents(9, "B")
 	big[0].Body = []byte(`"` + strings.Repeat("x", 2000) + `"`)
-	requests = append(requests, one("big", 0, big...))
+	requests = append(requests, storetest.One("big", 0, big...))
 	for i, err := range whileLocked(t, s, requests) {
 		if err != nil {
 			t.Errorf("request %d: %v", i, err)
 		}
 	}
-	if n := count(t, s.Store); n != 1+5*2+9 {
+	if n := storetest.Count(t, s.Store); n != 1+5*2+9 {
 		t.Errorf("%d events", n)
-	}
-}
-
-func TestAnAppendOfManyEventsIsOneOrder(t *testing.T) {
-	t.Parallel()
-	s := setup(t)
-	got := mustAppend(t, s.Store, one("import", 0, newEvents(3000, "A")...))
-	if got.First.Position != 1 || got.Last.Position != 3000 {
-		t.Errorf("appended at %+v", got)
-	}
-	for i, e := range collect(t, s.ReadStream(t.Context(), "import", 1000)) {
-		if e.Version != int64(i)+1001 || e.Cursor.Position != e.Version {
-			t.Fatalf("event %d is version %d at %v", i, e.Version, e.Cursor)
-		}
-	}
-}
-
-// Two processes, eight writers on three streams, some of them refused; a reader at full speed.
-func TestPositionsAreDenseAndNoReaderEverMissesOrReorders(t *testing.T) {
-	t.Parallel()
-	s := setup(t)
-	stores := []*eventstore.Store{s.Store, s.open(t, eventstore.Config{})}
-	const writers, each = 8, 60
-	ctx, stop := context.WithCancelCause(t.Context())
-	var reader, group sync.WaitGroup
-	var seen []domain.Recorded
-	reader.Go(func() {
-		var after domain.Cursor
-		for last := false; ; {
-			for e, err := range stores[1].Read(t.Context(), eventstore.Query{After: after}) {
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				seen, after = append(seen, e), e.Cursor
-			}
-			if last {
-				return
-			}
-			last = context.Cause(ctx) != nil // once more when all is written
-		}
-	})
-	for w := range writers {
-		group.Go(func() {
-			random := rand.New(rand.NewPCG(uint64(w), 1))
-			for range each {
-				a := one(domain.Stream(fmt.Sprint("hot/", random.IntN(3))), eventstore.AnyVersion, newEvents(1+random.IntN(3), "A")...)
-				if random.IntN(4) == 0 {
-					a.Writes[0].Expected = int64(random.IntN(50))
-				}
-				var conflict *eventstore.ConflictError
-				if _, err := stores[w%2].Append(t.Context(), a); err != nil && !errors.As(err, &conflict) {
-					t.Error(err)
-				}
-			}
-		})
-	}
-	group.Wait()
-	stop(nil)
-	reader.Wait()
-	versions := map[domain.Stream]int64{}
-	for i, e := range seen {
-		if versions[e.Stream]++; e.Cursor.Position != int64(i+1) || e.Version != versions[e.Stream] {
-			t.Fatalf("event %d seen is %v, version %d of %s, want version %d", i+1, e.Cursor, e.Version, e.Stream, versions[e.Stream])
-		}
-	}
-	if n := count(t, s.Store); int64(len(seen)) != n || n < writers*each/2 {
-		t.Errorf("the reader saw %d events of %d", len(seen), n)
-	}
-}
-
-func TestAppendsThatCanNeverBeWrittenAreNamed(t *testing.T) {
-	t.Parallel()
-	s := setup(t)
-	with := func(f func(*eventstore.NewEvent)) eventstore.Append {
-		e := newEvent("A")
-		e.ID = "11111111-0000-4000-8000-000000000000"
-		f(&e)
-		return one("s", 0, e)
-	}
-	var invalid *eventstore.InvalidError
-	for name, a := range map[string]eventstore.Append{
-		"no stream":         one("", 0, newEvent("A")),
-		"stream with a NUL": one("a\x00b", 0, newEvent("A")),
-		"version":           one("s", -2, newEvent("A")),
-		"stream twice":      {Writes: []eventstore.Write{{Stream: "s"}, {Stream: "s"}}},
-		"no UUID":           with(func(e *eventstore.NewEvent) { e.ID = "1" }),
-		"UUID in capitals":  with(func(e *eventstore.NewEvent) { e.ID = "ABCDEFAB-0000-4000-8000-000000000000" }),
-		"no type":           with(func(e *eventstore.NewEvent) { e.Type = "" }),
-		"schema version":    with(func(e *eventstore.NewEvent) { e.SchemaVersion = 0 }),
-		"no time":           with(func(e *eventstore.NewEvent) { e.OccurredAt = time.Time{} }),
-		"no JSON":           with(func(e *eventstore.NewEvent) { e.Body = []byte("{") }),
-		"no UTF-8":          with(func(e *eventstore.NewEvent) { e.Body = []byte("\"\xff\"") }),
-		"actor no UTF-8":    with(func(e *eventstore.NewEvent) { e.Actor = "\xff" }),
-		"long trace":        with(func(e *eventstore.NewEvent) { e.Trace = strings.Repeat("x", 1025) }),
-		"unmoved cursor":    {Move: &eventstore.CursorMove{Name: "c"}},
-		"foreign attachment": {
-			Writes:      []eventstore.Write{{Stream: "s"}},
-			Attachments: []eventstore.Attachment{{ID: "a", EventID: "11111111-0000-4000-8000-000000000000", Sealed: []byte("x")}},
-		},
-	} {
-		if _, err := s.Append(t.Context(), a); !errors.As(err, &invalid) {
-			t.Errorf("%s: got %v, want an InvalidError", name, err)
-		}
-	}
-	_, err := s.Append(t.Context(), with(func(e *eventstore.NewEvent) { e.Body = []byte(`"` + strings.Repeat("x", 256<<10-1) + `"`) }))
-	want := &eventstore.TooLargeError{EventID: "11111111-0000-4000-8000-000000000000", Type: "A", Size: 256<<10 + 1, Limit: 256 << 10}
-	if diff := cmp.Diff(error(want), err); diff != "" || !strings.Contains(err.Error(), "256 KiB") {
-		t.Errorf("want - got +\n%s", diff)
-	}
-	mustAppend(t, s.Store, with(func(e *eventstore.NewEvent) { e.Body = []byte(`"` + strings.Repeat("x", 256<<10-2) + `"`) }))
-	if got, err := s.Append(t.Context(), eventstore.Append{}); got != (eventstore.Appended{}) || err != nil {
-		t.Errorf("nothing to append gives %+v, %v", got, err)
 	}
 }
 
@@ -302,19 +190,25 @@ func TestCloseRefusesWhatWaitsAndFinishesWhatIsInFlight(t *testing.T) {
 		t.Fatal(err)
 	}
 	inFlight, waiting := make(chan error, 1), make(chan error, 1)
-	go func() { _, err := store.Append(t.Context(), one("a", 0, newEvent("A"))); inFlight <- err }()
+	go func() {
+		_, err := store.Append(t.Context(), storetest.One("a", 0, storetest.NewEvent("A")))
+		inFlight <- err
+	}()
 	until(t, "the first append waits for the lock", s.lockIsAwaited(t))
-	go func() { _, err := store.Append(t.Context(), one("b", 0, newEvent("B"))); waiting <- err }()
+	go func() {
+		_, err := store.Append(t.Context(), storetest.One("b", 0, storetest.NewEvent("B")))
+		waiting <- err
+	}()
 	until(t, "the second one is queued", func() bool { return store.Queued() == 1 })
 	gone, leave := context.WithCancelCause(t.Context())
 	leave(errors.New("the caller has left"))
-	if _, err := store.Append(gone, one("c", 0, newEvent("C"))); err == nil || !strings.Contains(err.Error(), "the caller has left") {
+	if _, err := store.Append(gone, storetest.One("c", 0, storetest.NewEvent("C"))); err == nil || !strings.Contains(err.Error(), "the caller has left") {
 		t.Errorf("a caller who left got %v", err)
 	}
 	closed := make(chan struct{})
 	go func() { store.Close(); close(closed) }()
 	until(t, "the store takes no more", func() bool {
-		_, err := store.Append(gone, one("d", 0, newEvent("D")))
+		_, err := store.Append(gone, storetest.One("d", 0, storetest.NewEvent("D")))
 		return errors.Is(err, eventstore.ErrClosed)
 	})
 	if err := tx.Rollback(t.Context()); err != nil {
@@ -327,7 +221,80 @@ func TestCloseRefusesWhatWaitsAndFinishesWhatIsInFlight(t *testing.T) {
 		t.Errorf("waiting: %v, want ErrClosed", err)
 	}
 	<-closed
-	if n := count(t, s.Store); n != 1 {
+	if n := storetest.Count(t, s.Store); n != 1 {
 		t.Errorf("%d events, want 1", n)
+	}
+}
+
+func TestAcceptance08_ABlockedAppendSaysWhoBlocksIt(t *testing.T) {
+	t.Parallel()
+	s := setup(t)
+	said := make(warnings, 16)
+	store, err := eventstore.Open(t.Context(), eventstore.Config{URL: s.app, Log: slog.New(said)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(store.Close)
+	tx, err := s.owner.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec(t.Context(), "SELECT pipeops.lock_log()"); err != nil {
+		t.Fatal(err)
+	}
+	blocker := tx.Conn().PgConn().PID()
+	done := make(chan error, 1)
+	go func() {
+		_, err := store.Append(t.Context(), storetest.One("a", 0, storetest.NewEvent("A")))
+		done <- err
+	}()
+	if text := <-said; !strings.Contains(text, fmt.Sprintf("pid %d ", blocker)) {
+		t.Errorf("the log says %q, want process %d in it", text, blocker)
+	}
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// warnings is a log handler that hands on the text of warnings.
+type warnings chan string
+
+func (w warnings) Enabled(_ context.Context, l slog.Level) bool { return l >= slog.LevelWarn }
+func (w warnings) WithAttrs([]slog.Attr) slog.Handler           { return w }
+func (w warnings) WithGroup(string) slog.Handler                { return w }
+func (w warnings) Handle(_ context.Context, r slog.Record) error {
+	text := r.Message
+	r.Attrs(func(a slog.Attr) bool { text += fmt.Sprintf(" %s=%v", a.Key, a.Value); return true })
+	w <- text
+	return nil
+}
+
+// In a store whose order came from a horizon of transactions, one that only reads and stays open would hold it up.
+func TestAcceptance09_ALongReadingTransactionHoldsUpNoAppend(t *testing.T) {
+	t.Parallel()
+	s := setup(t)
+	run(t, s.Store)
+	tx, err := s.owner.BeginTx(t.Context(), pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var before int64
+	if err := tx.QueryRow(t.Context(), "SELECT count(*) FROM pipeops.events").Scan(&before); err != nil {
+		t.Fatal(err)
+	}
+	storetest.Fill(t, s.Store, 50)
+	seen, _ := storetest.Take(t, s.Store, domain.Cursor{}, eventstore.Filter{}, 50)
+	if len(seen) != 50 {
+		t.Errorf("%d events reached who follows", len(seen))
+	}
+	var still int64
+	if err := tx.QueryRow(t.Context(), "SELECT count(*) FROM pipeops.events").Scan(&still); err != nil || still != before {
+		t.Errorf("the reading transaction sees %d events, %v; it began with %d", still, err, before)
+	}
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/pipeops/pipeops/domain"
 	"github.com/pipeops/pipeops/eventstore"
+	"github.com/pipeops/pipeops/eventstore/storetest"
 )
 
 func TestATimeIsThePlaceOfTheLastEventRecordedByThen(t *testing.T) {
@@ -17,13 +18,13 @@ func TestATimeIsThePlaceOfTheLastEventRecordedByThen(t *testing.T) {
 		t.Errorf("in an empty log: got %v, want BeforeLogError", err)
 	}
 	for i := range 40 {
-		mustAppend(t, s.Store, one("build/1", int64(3*i), newEvents(3, "A")...)) // three with one time of recording
+		storetest.MustAppend(t, s.Store, storetest.One("build/1", int64(3*i), storetest.NewEvents(3, "A")...)) // three with one time of recording
 	}
 	if _, err := s.owner.Exec(t.Context(), "SELECT pipeops.raise_log_epoch()"); err != nil {
 		t.Fatal(err)
 	}
-	mustAppend(t, s.Store, one("build/2", 0, newEvent("A")))
-	events := collect(t, s.Read(t.Context(), eventstore.Query{}))
+	storetest.MustAppend(t, s.Store, storetest.One("build/2", 0, storetest.NewEvent("A")))
+	events := storetest.Collect(t, s.Read(t.Context(), eventstore.Query{}))
 	want := map[time.Time]domain.Cursor{}
 	for _, e := range events {
 		want[e.RecordedAt] = e.Cursor
@@ -56,7 +57,7 @@ func TestATimeIsThePlaceOfTheLastEventRecordedByThen(t *testing.T) {
 func TestAnAppendUnderWayIsWaitedForBeforeATimeIsAPlace(t *testing.T) {
 	t.Parallel()
 	s := setup(t)
-	mustAppend(t, s.Store, one("build/1", 0, newEvent("A")))
+	storetest.MustAppend(t, s.Store, storetest.One("build/1", 0, storetest.NewEvent("A")))
 	tx, err := s.owner.Begin(t.Context())
 	if err != nil {
 		t.Fatal(err)

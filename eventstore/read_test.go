@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"runtime"
-	"strconv"
-	"strings"
 	"testing"
 	"time"
 
@@ -13,78 +11,9 @@ import (
 
 	"github.com/pipeops/pipeops/domain"
 	"github.com/pipeops/pipeops/eventstore"
+	"github.com/pipeops/pipeops/eventstore/storetest"
 	"github.com/pipeops/pipeops/eventstore/verify"
 )
-
-func TestReadPicksByProjectTypeStreamAndCorrelation(t *testing.T) {
-	t.Parallel()
-	s := setup(t)
-	for i, c := range []struct {
-		stream      domain.Stream
-		project     domain.ProjectID
-		kind        string
-		correlation string
-	}{
-		{"build/1", "prj_1", "A", "x"},
-		{"build/2", "prj_2", "A", "y"},
-		{"operation/1", "", "B", ""},
-		{"build/10", "prj_1", "B", "x"},
-		{"slot/1", "prj_1", "C", "y"},
-		{"builder/1", "prj_3", "A", "x"},
-	} {
-		e := newEvent(c.kind)
-		e.ProjectID, e.CorrelationID = c.project, c.correlation
-		if got := mustAppend(t, s.Store, one(c.stream, 0, e)); got.First.Position != int64(i+1) {
-			t.Fatalf("appended at %+v", got)
-		}
-	}
-	at := func(position int64) domain.Cursor { return domain.Cursor{LogEpoch: 1, Position: position} }
-	for _, c := range []struct {
-		query eventstore.Query
-		want  string
-	}{
-		{eventstore.Query{}, "1 2 3 4 5 6"},
-		{eventstore.Query{After: at(2), Until: 5}, "3 4 5"},
-		{eventstore.Query{After: at(2), Limit: 2}, "3 4"},
-		{eventstore.Query{After: at(6)}, ""},
-		{eventstore.Query{Project: "prj_1"}, "1 4 5"},
-		{eventstore.Query{Project: "prj_9"}, ""},
-		{eventstore.Query{Types: []string{"B", "C"}}, "3 4 5"},
-		{eventstore.Query{Streams: "build/"}, "1 2 4"},
-		{eventstore.Query{Streams: "build/1"}, "1 4"},
-		{eventstore.Query{Correlation: "x"}, "1 4 6"},
-		{eventstore.Query{Project: "prj_1", Types: []string{"A", "B"}, Streams: "build/", Correlation: "x", After: at(1), Limit: 9}, "4"},
-	} {
-		var got []string
-		for _, e := range collect(t, s.Read(t.Context(), c.query)) {
-			got = append(got, strconv.FormatInt(e.Cursor.Position, 10))
-		}
-		if diff := cmp.Diff(c.want, strings.Join(got, " ")); diff != "" {
-			t.Errorf("%+v: want - got +\n%s", c.query, diff)
-		}
-	}
-	for _, err := range s.Read(t.Context(), eventstore.Query{}) {
-		if err != nil {
-			t.Error(err)
-		}
-		break // whoever stops early holds nothing: Close would wait for a connection that is still lent
-	}
-}
-
-func TestFindGivesWhatIsRecordedInOrder(t *testing.T) {
-	t.Parallel()
-	s := setup(t)
-	events := newEvents(3, "A")
-	mustAppend(t, s.Store, one("build/1", 0, events...))
-	found, err := s.Find(t.Context(), events[2].ID, newEvent("never").ID, events[0].ID)
-	if got := positions(found); got != "1:1 3:3" || err != nil {
-		t.Errorf("found %s, %v", got, err)
-	}
-	var invalid *eventstore.InvalidError
-	if _, err := s.Find(t.Context(), "1"); !errors.As(err, &invalid) {
-		t.Errorf("got %v, want an InvalidError", err)
-	}
-}
 
 // Not parallel: it measures the process.
 func TestReadingALargeLogTakesConstantMemory(t *testing.T) {
@@ -92,11 +21,11 @@ func TestReadingALargeLogTakesConstantMemory(t *testing.T) {
 	body := append(append([]byte{'"'}, bytes.Repeat([]byte("x"), 200<<10)...), '"')
 	const events = 200 // 40 MB
 	for range events / 10 {
-		batch := newEvents(10, "A")
+		batch := storetest.NewEvents(10, "A")
 		for i := range batch {
 			batch[i].Body = body
 		}
-		mustAppend(t, s.Store, one("build/1", eventstore.AnyVersion, batch...))
+		storetest.MustAppend(t, s.Store, storetest.One("build/1", eventstore.AnyVersion, batch...))
 	}
 	inUse := func() uint64 {
 		var m runtime.MemStats
@@ -118,10 +47,10 @@ func TestReadingALargeLogTakesConstantMemory(t *testing.T) {
 	}
 }
 
-func TestARestoredLogIsTold(t *testing.T) {
+func TestAcceptance11_ARestoredLogIsTold(t *testing.T) {
 	t.Parallel()
 	s := setup(t)
-	mustAppend(t, s.Store, one("build/1", 0, newEvents(10, "A")...))
+	storetest.MustAppend(t, s.Store, storetest.One("build/1", 0, storetest.NewEvents(10, "A")...))
 	raise := func(atLeast, want int64) {
 		t.Helper()
 		var epoch int64
@@ -130,13 +59,13 @@ func TestARestoredLogIsTold(t *testing.T) {
 		}
 	}
 	raise(0, 2)
-	got := mustAppend(t, s.Store, one("build/1", 10, newEvents(2, "A")...))
+	got := storetest.MustAppend(t, s.Store, storetest.One("build/1", 10, storetest.NewEvents(2, "A")...))
 	if want := (domain.Cursor{LogEpoch: 2, Position: 11}); got.First != want {
 		t.Errorf("appended at %v, want %v", got.First, want)
 	}
 	raise(7, 7)
 	raise(0, 8)
-	mustAppend(t, s.Store, one("build/1", 12, newEvents(1, "A")...))
+	storetest.MustAppend(t, s.Store, storetest.One("build/1", 12, storetest.NewEvents(1, "A")...))
 	for text, want := range map[string]error{
 		"0.0": nil, "1.0": nil, "1.5": nil, "1.10": nil, "2.10": nil, "2.11": nil, "2.12": nil, "7.12": nil, "8.13": nil, "8.3": nil,
 		"1.11": &eventstore.LogForkedError{ForkedAt: 11}, "1.99": &eventstore.LogForkedError{ForkedAt: 11},
@@ -168,9 +97,9 @@ func TestARestoredLogIsTold(t *testing.T) {
 func TestALeafIsTheSameWhenReadBack(t *testing.T) {
 	t.Parallel()
 	s := setup(t)
-	mustAppend(t, s.Store, one("build/1", 0, newEvent("A")))
-	first := collect(t, s.Read(t.Context(), eventstore.Query{}))[0]
-	again := collect(t, s.ReadStream(t.Context(), "build/1", 0))[0]
+	storetest.MustAppend(t, s.Store, storetest.One("build/1", 0, storetest.NewEvent("A")))
+	first := storetest.Collect(t, s.Read(t.Context(), eventstore.Query{}))[0]
+	again := storetest.Collect(t, s.ReadStream(t.Context(), "build/1", 0))[0]
 	again.OccurredAt = again.OccurredAt.In(time.FixedZone("elsewhere", 3600))
 	if verify.LeafHash(first) != verify.LeafHash(again) {
 		t.Error("the leaf depends on how the event was read")

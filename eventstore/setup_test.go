@@ -2,19 +2,14 @@ package eventstore_test
 
 import (
 	"context"
-	"fmt"
-	"iter"
 	"log/slog"
-	"strings"
 	"testing"
-	"time"
 
-	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"go.uber.org/goleak"
 
-	"github.com/pipeops/pipeops/domain"
 	"github.com/pipeops/pipeops/eventstore"
+	"github.com/pipeops/pipeops/eventstore/storetest"
 	"github.com/pipeops/pipeops/internal/testenv"
 	"github.com/pipeops/pipeops/migrations"
 )
@@ -72,59 +67,15 @@ func run(tb testing.TB, s *eventstore.Store) {
 	})
 }
 
-func newEvent(kind string) eventstore.NewEvent {
-	return eventstore.NewEvent{
-		ID: uuid.NewString(), Type: kind, SchemaVersion: 1, Body: []byte(`{"n":1}`), ProjectID: "prj_1",
-		OccurredAt: time.Date(2026, 11, 23, 12, 0, 0, 123456789, time.UTC), Actor: "act_1", CorrelationID: "psh_1",
-	}
-}
-
-func newEvents(n int, kind string) (events []eventstore.NewEvent) {
-	for range n {
-		events = append(events, newEvent(kind))
-	}
-	return events
-}
-
-// one is an append to one stream.
-func one(stream domain.Stream, expected int64, events ...eventstore.NewEvent) eventstore.Append {
-	return eventstore.Append{Writes: []eventstore.Write{{Stream: stream, Expected: expected, Events: events}}}
-}
-
-func mustAppend(tb testing.TB, s *eventstore.Store, a eventstore.Append) eventstore.Appended {
-	tb.Helper()
-	got, err := s.Append(tb.Context(), a)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return got
-}
-
-func collect(tb testing.TB, events iter.Seq2[domain.Recorded, error]) (all []domain.Recorded) {
-	tb.Helper()
-	for e, err := range events {
-		if err != nil {
-			tb.Fatal(err)
+func TestStore(t *testing.T) {
+	t.Parallel()
+	storetest.Run(t, func(t *testing.T) func() storetest.Store {
+		t.Helper()
+		s := setup(t)
+		return func() storetest.Store {
+			store := s.open(t, eventstore.Config{RingEvents: 16}) // a ring that is overrun at once
+			run(t, store)
+			return store
 		}
-		all = append(all, e)
-	}
-	return all
-}
-
-// positions names events as position:version.
-func positions(events []domain.Recorded) string {
-	var names []string
-	for _, e := range events {
-		names = append(names, fmt.Sprintf("%d:%d", e.Cursor.Position, e.Version))
-	}
-	return strings.Join(names, " ")
-}
-
-func count(tb testing.TB, s *eventstore.Store) int64 {
-	tb.Helper()
-	head, err := s.Head(tb.Context())
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return head.Position
+	})
 }

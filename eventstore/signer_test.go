@@ -16,6 +16,7 @@ import (
 
 	"github.com/pipeops/pipeops/domain"
 	"github.com/pipeops/pipeops/eventstore"
+	"github.com/pipeops/pipeops/eventstore/storetest"
 	"github.com/pipeops/pipeops/eventstore/verify"
 	"github.com/pipeops/pipeops/internal/records"
 	"github.com/pipeops/pipeops/internal/seal"
@@ -60,7 +61,7 @@ func (s *signing) signer(store *eventstore.Store, change ...func(*eventstore.Sig
 func (s *signing) append(n int) {
 	s.t.Helper()
 	for ; n > 0; n -= 500 {
-		mustAppend(s.t, s.Store, one("build/1", eventstore.AnyVersion, newEvents(min(n, 500), "A")...))
+		storetest.MustAppend(s.t, s.Store, storetest.One("build/1", eventstore.AnyVersion, storetest.NewEvents(min(n, 500), "A")...))
 	}
 }
 
@@ -135,7 +136,7 @@ func TestHeadsAreSignedOverTheWholeLogAndCanBeTakenUpByAnyProcess(t *testing.T) 
 			signer = s.signer(s.Store) // after a restart
 		}
 		head := s.mustSign(signer)
-		if head.Size != count(t, s.Store) || !head.Holds || head.Epoch != 1 {
+		if head.Size != storetest.Count(t, s.Store) || !head.Holds || head.Epoch != 1 {
 			t.Errorf("got %+v", head)
 		}
 		if again := s.mustSign(signer); again != head {
@@ -148,7 +149,7 @@ func TestHeadsAreSignedOverTheWholeLogAndCanBeTakenUpByAnyProcess(t *testing.T) 
 	}
 	// Each event can be proven, also by a tree that is read anew.
 	newest := heads[5]
-	events := collect(t, s.Read(t.Context(), eventstore.Query{}))
+	events := storetest.Collect(t, s.Read(t.Context(), eventstore.Query{}))
 	for _, n := range []int64{0, 1, 255, 256, 511, 1000, newest.Size - 1} {
 		proof, err := tlog.ProveRecord(newest.Size, n, s.Tree(t.Context(), newest.Size))
 		if err == nil {
@@ -235,7 +236,7 @@ func TestASignerKilledAtAnyStepLosesNothing(t *testing.T) {
 		if tiles := s.number("SELECT count(*) FROM pipeops.tree_tiles"); tiles == 0 {
 			t.Errorf("step %d: there is no tile", step)
 		}
-		if head := s.mustSign(s.signer(s.Store)); head.Size != count(t, s.Store) {
+		if head := s.mustSign(s.signer(s.Store)); head.Size != storetest.Count(t, s.Store) {
 			t.Errorf("step %d: the next one has signed %+v", step, head)
 		}
 		s.check()
@@ -285,7 +286,7 @@ func TestTwoSignersAtOnceNeverContradictEachOther(t *testing.T) {
 		signer := s.signer(store)
 		group.Go(func() {
 			for range 30 {
-				if _, err := store.Append(t.Context(), one(domain.Stream(fmt.Sprintf("build/%p", store)), eventstore.AnyVersion, newEvents(37, "A")...)); err != nil {
+				if _, err := store.Append(t.Context(), storetest.One(domain.Stream(fmt.Sprintf("build/%p", store)), eventstore.AnyVersion, storetest.NewEvents(37, "A")...)); err != nil {
 					t.Error(err)
 				}
 				if _, err := signer.Sign(t.Context()); err != nil {
@@ -424,7 +425,7 @@ func BenchmarkSign(b *testing.B) {
 	const n = 100_000
 	s := setupSigning(b)
 	for range n / 2000 {
-		mustAppend(b, s.Store, one("build/1", eventstore.AnyVersion, newEvents(2000, "LayerBuilt")...))
+		storetest.MustAppend(b, s.Store, storetest.One("build/1", eventstore.AnyVersion, storetest.NewEvents(2000, "LayerBuilt")...))
 	}
 	for b.Loop() {
 		b.StopTimer()

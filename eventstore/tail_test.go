@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -14,138 +12,10 @@ import (
 
 	"github.com/pipeops/pipeops/domain"
 	"github.com/pipeops/pipeops/eventstore"
+	"github.com/pipeops/pipeops/eventstore/storetest"
 )
 
-// take follows a subscription until it has seen n events, and gives them with the last cursor.
-func take(t *testing.T, s *eventstore.Store, after domain.Cursor, filter eventstore.Filter, n int) (seen []domain.Recorded, at domain.Cursor) {
-	t.Helper()
-	ctx, cancel := context.WithTimeoutCause(t.Context(), time.Minute, errors.New("a minute"))
-	defer cancel()
-	at = after
-	for batch, err := range s.Subscribe(ctx, after, filter) {
-		if err != nil {
-			t.Error(err)
-			return seen, at
-		}
-		seen, at = append(seen, batch.Events...), batch.Cursor
-		if len(seen) >= n {
-			return seen, at
-		}
-	}
-	t.Errorf("%d events within a minute, want %d", len(seen), n)
-	return seen, at
-}
-
-// fill appends n events to some streams of three projects.
-func fill(t *testing.T, s *eventstore.Store, n int) {
-	t.Helper()
-	for i := range n {
-		e := newEvent([]string{"A", "B"}[i%2])
-		e.ProjectID = domain.ProjectID(fmt.Sprint("prj_", i%3))
-		if _, err := s.Append(t.Context(), one(domain.Stream(fmt.Sprint("build/", i%7)), eventstore.AnyVersion, e)); err != nil {
-			t.Error(err)
-			return
-		}
-	}
-}
-
-func TestASubscriptionReplaysAndThenFollows(t *testing.T) {
-	t.Parallel()
-	s := setup(t)
-	fill(t, s.Store, 10)
-	run(t, s.Store)
-	seen := make(chan []domain.Recorded)
-	go func() {
-		all, _ := take(t, s.Store, domain.Cursor{LogEpoch: 1, Position: 4}, eventstore.Filter{}, 16)
-		seen <- all
-	}()
-	fill(t, s.Store, 10)
-	want := collect(t, s.Read(t.Context(), eventstore.Query{After: domain.Cursor{LogEpoch: 1, Position: 4}}))
-	if diff := cmp.Diff(want, <-seen); diff != "" {
-		t.Errorf("want - got +\n%s", diff)
-	}
-}
-
-func TestTheCursorGoesOnWhereTheFilterLetsNothingThrough(t *testing.T) {
-	t.Parallel()
-	s := setup(t)
-	fill(t, s.Store, 3)
-	run(t, s.Store)
-	ctx, cancel := context.WithTimeoutCause(t.Context(), time.Minute, errors.New("a minute"))
-	defer cancel()
-	live := false
-	for batch, err := range s.Subscribe(ctx, domain.Cursor{}, eventstore.Filter{Types: []string{"Never"}}) {
-		if err != nil || len(batch.Events) > 0 {
-			t.Fatalf("%+v, %v", batch, err)
-		}
-		if batch.Cursor.Position == 3 && !live { // replayed
-			live = true
-			fill(t, s.Store, 1)
-		}
-		if batch.Cursor.Position == 4 {
-			return
-		}
-	}
-	t.Error("the cursor stood still")
-}
-
-func TestASubscriptionCutAtRandomSeesExactlyTheFilteredLog(t *testing.T) {
-	t.Parallel()
-	s := setup(t)
-	reader := s.open(t, eventstore.Config{RingEvents: 16}) // another process, with a ring that is overrun at once
-	run(t, reader)
-	const events, cuts = 600, 100
-	var writer sync.WaitGroup
-	writer.Go(func() { fill(t, s.Store, events) })
-	seed := uint64(time.Now().UnixNano())
-	t.Log("seed", seed)
-	random := rand.New(rand.NewPCG(seed, 0))
-	filter := eventstore.Filter{Projects: []domain.ProjectID{"prj_0", "prj_2"}, Types: []string{"B"}}
-	var seen []domain.Recorded
-	var at domain.Cursor
-	for range cuts {
-		if at.Position == events {
-			break
-		}
-		n := 1 + random.IntN(3)
-		ctx, cut := context.WithCancelCause(t.Context())
-		for batch, err := range reader.Subscribe(ctx, at, filter) {
-			if err != nil {
-				t.Fatal(err)
-			}
-			seen, at = append(seen, batch.Events...), batch.Cursor
-			if n--; n == 0 {
-				if random.IntN(2) == 0 {
-					break
-				}
-				cut(errors.New("cut")) // the next one is never seen
-			}
-		}
-		cut(nil)
-	}
-	for at.Position < events {
-		rest, to := take(t, reader, at, filter, 1)
-		seen, at = append(seen, rest...), to
-		if t.Failed() || len(seen) == events/3 { // what comes after the last one that the filter lets through
-			break
-		}
-	}
-	writer.Wait()
-	var want []domain.Recorded
-	for e, err := range s.Read(t.Context(), eventstore.Query{}) {
-		if err != nil {
-			t.Fatal(err)
-		}
-		if filter.Match(e) {
-			want = append(want, e)
-		}
-	}
-	if diff := cmp.Diff(positions(want), positions(seen)); diff != "" {
-		t.Errorf("want - got +\n%s", diff)
-	}
-}
-
-func TestOneStuckSubscriberHoldsUpNobodyAndKeepsNothing(t *testing.T) {
+func TestAcceptance22_OneStuckSubscriberHoldsUpNobodyAndKeepsNothing(t *testing.T) {
 	t.Parallel()
 	s := setup(t)
 	const ring = 64 << 10
@@ -172,22 +42,22 @@ func TestOneStuckSubscriberHoldsUpNobodyAndKeepsNothing(t *testing.T) {
 		}
 		late <- all
 	}()
-	mustAppend(t, store, one("build/0", 0, newEvents(each, "A")...))
+	storetest.MustAppend(t, store, storetest.One("build/0", 0, storetest.NewEvents(each, "A")...))
 	<-stuck
 	others := make(chan int)
 	for range 10 {
 		go func() {
-			all, _ := take(t, store, domain.Cursor{}, eventstore.Filter{}, batches*each)
+			all, _ := storetest.Take(t, store, domain.Cursor{}, eventstore.Filter{}, batches*each)
 			others <- len(all)
 		}()
 	}
 	body := []byte(`"` + strings.Repeat("x", 4<<10) + `"`)
 	for i := range batches - 1 {
-		events := newEvents(each, "A")
+		events := storetest.NewEvents(each, "A")
 		for j := range events {
 			events[j].Body = body
 		}
-		mustAppend(t, store, one(domain.Stream(fmt.Sprint("build/", i+1)), 0, events...))
+		storetest.MustAppend(t, store, storetest.One(domain.Stream(fmt.Sprint("build/", i+1)), 0, events...))
 	}
 	for range 10 {
 		if n := <-others; n != batches*each {
@@ -216,7 +86,7 @@ func TestAnotherProcessHearsOfAnEventAtOnce(t *testing.T) {
 	run(t, listener)
 	until(t, "the listener listens", func() bool { return s.sessions(t, "LISTEN%") == 1 })
 	for i := range 20 {
-		mustAppend(t, s.Store, one("build/1", int64(i), newEvent("A")))
+		storetest.MustAppend(t, s.Store, storetest.One("build/1", int64(i), storetest.NewEvent("A")))
 		ctx, cancel := context.WithTimeoutCause(t.Context(), 30*time.Second, errors.New("not heard of"))
 		if _, err := listener.Wait(ctx, domain.Cursor{LogEpoch: 1, Position: int64(i)}); err != nil {
 			t.Errorf("event %d: %v", i+1, err)
@@ -246,7 +116,7 @@ func (b *bundle) end(t *testing.T, like string) {
 	}
 }
 
-func TestTheTailSurvivesTheEndOfItsListener(t *testing.T) {
+func TestAcceptance14_TheTailSurvivesTheEndOfItsListener(t *testing.T) {
 	t.Parallel()
 	s := setup(t)
 	listener := s.open(t, eventstore.Config{PollInterval: 50 * time.Millisecond})
@@ -254,7 +124,7 @@ func TestTheTailSurvivesTheEndOfItsListener(t *testing.T) {
 	for i := range 10 {
 		until(t, "the listener listens", func() bool { return s.sessions(t, "LISTEN%") == 1 })
 		s.end(t, "LISTEN%")
-		mustAppend(t, s.Store, one("build/1", int64(i), newEvent("A")))
+		storetest.MustAppend(t, s.Store, storetest.One("build/1", int64(i), storetest.NewEvent("A")))
 		ctx, cancel := context.WithTimeoutCause(t.Context(), 30*time.Second, errors.New("not heard of"))
 		if _, err := listener.Wait(ctx, domain.Cursor{LogEpoch: 1, Position: int64(i)}); err != nil {
 			t.Errorf("event %d: %v", i+1, err)
@@ -268,11 +138,11 @@ func TestADatabaseThatGoesAwayIsOnlyWaitedFor(t *testing.T) {
 	s := setup(t)
 	store := s.open(t, eventstore.Config{PollInterval: 50 * time.Millisecond, RingEvents: 1})
 	run(t, store)
-	fill(t, store, 5)
+	storetest.Fill(t, store, 5)
 	seen := make(chan string)
 	go func() {
-		all, _ := take(t, store, domain.Cursor{}, eventstore.Filter{}, 15)
-		seen <- positions(all)
+		all, _ := storetest.Take(t, store, domain.Cursor{}, eventstore.Filter{}, 15)
+		seen <- storetest.Positions(all)
 	}()
 	var name string
 	if err := s.owner.QueryRow(t.Context(), "SELECT current_database()").Scan(&name); err != nil {
@@ -287,11 +157,11 @@ func TestADatabaseThatGoesAwayIsOnlyWaitedFor(t *testing.T) {
 	admit(0) // superusers, as the test is one, are still let in
 	s.end(t, "%")
 	appended := make(chan struct{})
-	go func() { fill(t, store, 10); close(appended) }()
+	go func() { storetest.Fill(t, store, 10); close(appended) }()
 	until(t, "nobody is there", func() bool { return s.sessions(t, "%") == 0 })
 	admit(-1)
 	<-appended
-	want := positions(collect(t, s.open(t, eventstore.Config{}).Read(t.Context(), eventstore.Query{})))
+	want := storetest.Positions(storetest.Collect(t, s.open(t, eventstore.Config{}).Read(t.Context(), eventstore.Query{})))
 	if diff := cmp.Diff(want, <-seen); diff != "" {
 		t.Errorf("want - got +\n%s", diff)
 	}
@@ -307,7 +177,7 @@ func (b *bundle) loseTail(t *testing.T, after int64, then string) {
 	}
 }
 
-func TestWhoFollowsARestoredLogIsTold(t *testing.T) {
+func TestAcceptance11_WhoFollowsALogThatLostItsTailIsTold(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		then  string
@@ -322,8 +192,8 @@ func TestWhoFollowsARestoredLogIsTold(t *testing.T) {
 			t.Parallel()
 			s := setup(t)
 			run(t, s.Store)
-			fill(t, s.Store, 10)
-			_, at := take(t, s.Store, domain.Cursor{}, eventstore.Filter{}, 10)
+			storetest.Fill(t, s.Store, 10)
+			_, at := storetest.Take(t, s.Store, domain.Cursor{}, eventstore.Filter{}, 10)
 			ctx, cancel := context.WithTimeoutCause(t.Context(), time.Minute, errors.New("a minute"))
 			defer cancel()
 			told := make(chan error, 2)
@@ -341,7 +211,7 @@ func TestWhoFollowsARestoredLogIsTold(t *testing.T) {
 			s.loseTail(t, 6, c.then)
 			if c.again {
 				writer := s.open(t, eventstore.Config{})
-				mustAppend(t, writer, one("operation/restore", 0, newEvents(3, "A")...)) // still behind who follows
+				storetest.MustAppend(t, writer, storetest.One("operation/restore", 0, storetest.NewEvents(3, "A")...)) // still behind who follows
 			}
 			for range cap(told) {
 				err := <-told
@@ -353,35 +223,14 @@ func TestWhoFollowsARestoredLogIsTold(t *testing.T) {
 			}
 			// Whoever is at a good place goes on.
 			n := 2
-			fill(t, s.Store, n)
+			storetest.Fill(t, s.Store, n)
 			if c.again {
 				n += 3
 			}
-			all, _ := take(t, s.Store, domain.Cursor{LogEpoch: 1, Position: 6}, eventstore.Filter{}, n)
+			all, _ := storetest.Take(t, s.Store, domain.Cursor{LogEpoch: 1, Position: 6}, eventstore.Filter{}, n)
 			if len(all) != n || all[0].Cursor.Position != 7 {
-				t.Errorf("after the restore %s", positions(all))
+				t.Errorf("after the restore %s", storetest.Positions(all))
 			}
 		})
-	}
-}
-
-func TestWaitWakesUpOrEndsWithItsContext(t *testing.T) {
-	t.Parallel()
-	s := setup(t)
-	run(t, s.Store)
-	woken := make(chan error, 1)
-	go func() {
-		_, err := s.Wait(t.Context(), domain.Cursor{})
-		woken <- err
-	}()
-	fill(t, s.Store, 1)
-	if err := <-woken; err != nil {
-		t.Error(err)
-	}
-	ctx, cancel := context.WithCancelCause(t.Context())
-	why := errors.New("enough")
-	cancel(why)
-	if _, err := s.Wait(ctx, domain.Cursor{LogEpoch: 1, Position: 1}); !errors.Is(err, why) {
-		t.Errorf("got %v, want %v", err, why)
 	}
 }

@@ -73,7 +73,7 @@ func (w *world) append(n, size int, project domain.ProjectID) {
 	must(w.t, err)
 }
 
-func TestASubscriptionCutAHundredTimesSeesExactlyTheFilteredLog(t *testing.T) {
+func TestAcceptance21_ASubscriptionCutAHundredTimesSeesExactlyTheFilteredLog(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	project := w.project("hello")
@@ -178,7 +178,7 @@ func TestBadCursorsEndASubscriptionWithTheirCode(t *testing.T) {
 	}
 }
 
-func TestAReaderThatIsStuckIsCutAndTheOthersGoOn(t *testing.T) {
+func TestAcceptance22_AReaderThatIsStuckIsCutAndTheOthersGoOn(t *testing.T) {
 	t.Parallel()
 	cut := make(chan string, 10) // more than there are connections
 	w := newWorld(t, func(c *graph.Config) {
@@ -337,7 +337,7 @@ func TestOperationsOfAConnectionAreCappedAndTheirIdsCanBeUsedAgain(t *testing.T)
 	}
 }
 
-func TestARevokedTokenEndsItsSubscriptions(t *testing.T) {
+func TestAcceptance23_ARevokedTokenEndsItsSubscriptions(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, func(c *graph.Config) { c.Recheck = 50 * time.Millisecond })
 	w.project("hello")
@@ -357,7 +357,7 @@ func TestARevokedTokenEndsItsSubscriptions(t *testing.T) {
 	}
 }
 
-func TestEveryEventIsAuthorised(t *testing.T) {
+func TestAcceptance23_EveryEventIsAuthorised(t *testing.T) {
 	t.Parallel()
 	var mu sync.Mutex
 	var hidden domain.ProjectID

@@ -72,7 +72,7 @@ func refused(t *testing.T, conn *pgx.Conn, who string, statements ...string) {
 	}
 }
 
-func TestNobodyChangesWhatIsRecorded(t *testing.T) {
+func TestAcceptance12_NobodyChangesWhatIsRecorded(t *testing.T) {
 	t.Parallel()
 	owner, app := setup(t)
 	look := func() (text string) {
@@ -91,7 +91,7 @@ func TestNobodyChangesWhatIsRecorded(t *testing.T) {
 	}
 }
 
-func TestTheApplicationMayAppendAndReadAndNothingElse(t *testing.T) {
+func TestAcceptance13_TheApplicationMayAppendAndReadAndNothingElse(t *testing.T) {
 	t.Parallel()
 	_, app := setup(t)
 	refused(t, app, "the application",

@@ -127,7 +127,7 @@ func (f *traffic) more(t *testing.T, n int64) {
 	eventually(t, fmt.Sprintf("%d further reports are confirmed", n), func() bool { return f.total() >= want })
 }
 
-func TestAMQPBrokerRestartLosesNothingConfirmed(t *testing.T) {
+func TestAcceptance20_ABrokerRestartLosesNothingConfirmed(t *testing.T) {
 	t.Parallel()
 	broker := testenv.RabbitMQ(t)
 	b := openAMQP(t, broker.URL)

@@ -49,16 +49,19 @@ func (b *bench) openLog(ctx context.Context, name string) (*log, error) {
 	return l, nil
 }
 
-// simulate appends histories of so many projects, until there are so many events: each project's appends in order,
-// 64 projects at a time, through the append API. perPush is about how many events a push leads to.
-func (l *log) simulate(ctx context.Context, projects, events, perPush int, told func(n int64)) error {
+// perPush is about how many events a simulated push leads to.
+const perPush = 100
+
+// simulate appends histories of so many projects of a world, until there are so many events: each project's appends in
+// order, 64 projects at a time, through the append API.
+func (l *log) simulate(ctx context.Context, world, projects, events int, told func(n int64)) error {
 	const writers = 64
 	var mu sync.Mutex
 	var done int64
 	group, ctx := errgroup.WithContext(ctx)
 	for w := range writers {
 		group.Go(func() error {
-			s := newSimulator(uint64(w + 1)) //nolint:gosec // small
+			s := newSimulator(uint64(world*writers + w)) //nolint:gosec // small
 			send := func(appends ...eventstore.Append) error {
 				for _, a := range appends {
 					got, err := l.store.Append(ctx, a)
@@ -75,7 +78,7 @@ func (l *log) simulate(ctx context.Context, projects, events, perPush int, told 
 			}
 			var mine []*simulated
 			for n := w; n < projects; n += writers {
-				p, a := s.project(fmt.Sprintf("app-%d", n))
+				p, a := s.project(fmt.Sprintf("app-%d-%d", world, n))
 				if err := send(a); err != nil {
 					return err
 				}
@@ -88,7 +91,7 @@ func (l *log) simulate(ctx context.Context, projects, events, perPush int, told 
 						return nil
 					}
 					mu.Unlock()
-					if err := send(s.push(p, max(1, perPush-32))...); err != nil {
+					if err := send(s.push(p, perPush-32)...); err != nil {
 						return err
 					}
 				}
@@ -106,7 +109,7 @@ func measureReads(ctx context.Context, b *bench) error {
 		return err
 	}
 	defer l.close()
-	if err := l.simulate(ctx, 200, 300_000, 100, nil); err != nil {
+	if err := l.simulate(ctx, 1, 200, 300_000, nil); err != nil {
 		return err
 	}
 	conn, err := pgx.Connect(ctx, l.owner)

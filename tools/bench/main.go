@@ -53,6 +53,7 @@ var sections = []struct {
 	{"append", measureAppends},
 	{"read", measureReads},
 	{"live", measureLive},
+	{"scale", measureScale},
 }
 
 func main() {
