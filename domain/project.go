@@ -68,7 +68,7 @@ type ProjectConfigured struct {
 
 // ProjectSettings is what can be changed about a project itself.
 type ProjectSettings struct {
-	Repository string `json:"repository"` // https:// or ssh:// URL, or empty: the built-in git remote
+	Repository string `json:"repository"` // https:// URL, or empty: the built-in git remote
 	Branch     string `json:"branch"`     // pushes to it are built
 	Registry   string `json:"registry"`   // repository prefix for images, "ghcr.io/acme"; empty: the server's own
 }
@@ -379,8 +379,8 @@ func additions(have *Project, services []NewService, environments []NewEnvironme
 }
 
 var (
-	// scpURL is git's short form of an ssh URL, "git@host:owner/name.git".
-	scpURL = regexp.MustCompile(`^[\w.-]+@\w[\w.-]*:[\w./~-]+$`)
+	// thisMachine is a host that plain http doesn't leave the machine for.
+	thisMachine = regexp.MustCompile(`^(localhost|127(\.[0-9]{1,3}){3}|::1)$`)
 	// registryPrefix is host, port and path of image repositories, "ghcr.io/acme".
 	registryPrefix = regexp.MustCompile(`^([A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:]+\])(:[0-9]{1,5})?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*$`)
 )
@@ -389,12 +389,12 @@ var (
 const maxSetting = 512
 
 func isBranch(name string) bool {
-	return name != "" && len(name) <= maxSetting && !strings.HasPrefix(name, "-") && !strings.Contains(name, "..") &&
+	return name != "" && len(name) <= maxSetting && !strings.HasPrefix(name, "-") && !strings.HasPrefix(name, "refs/") && !strings.Contains(name, "..") &&
 		!strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r == 0x7f || strings.ContainsRune("~^:?*[\\", r) })
 }
 
 func notABranch(name string) *Refusal {
-	return &Refusal{Code: "BAD_SETTING", Field: "branch", Message: fmt.Sprintf("%q isn't a branch", name), Fix: "name the branch whose pushes are built, for example main"}
+	return &Refusal{Code: "BAD_SETTING", Field: "branch", Message: fmt.Sprintf("%q isn't a branch", name), Fix: "name the branch whose pushes are built, without refs/heads/, for example main"}
 }
 
 // check refuses what can't work, and what the log must not keep. Messages
@@ -406,16 +406,23 @@ func (s ProjectSettings) check() error {
 	if s.Registry != "" && (len(s.Registry) > maxSetting || !registryPrefix.MatchString(s.Registry)) {
 		return &Refusal{Code: "BAD_SETTING", Field: "registry", Message: "not a prefix for images", Fix: "give the host and the path, without a scheme, credentials or a slash at the end, for example ghcr.io/acme"}
 	}
-	if s.Repository == "" || len(s.Repository) <= maxSetting && scpURL.MatchString(s.Repository) {
+	if s.Repository == "" {
 		return nil
 	}
+	notFetched := &Refusal{
+		Code: "BAD_SETTING", Field: "repository", Message: "not a repository that can be fetched: only https is spoken, and http to this machine",
+		Fix: "use https://, for example https://github.com/acme/shop.git, with --git-credential-file where it is private, or leave it empty for the built-in git remote",
+	}
 	u, err := url.Parse(s.Repository)
-	if err != nil || len(s.Repository) > maxSetting || u.Host == "" || strings.HasPrefix(u.Host, "-") || (u.Scheme != "https" && u.Scheme != "ssh" && u.Scheme != "http") {
-		return &Refusal{Code: "BAD_SETTING", Field: "repository", Message: "not a repository URL", Fix: "use https:// or ssh://, for example https://github.com/acme/shop.git, or leave it empty for the built-in git remote"}
+	if err != nil || len(s.Repository) > maxSetting || u.Host == "" || strings.HasPrefix(u.Host, "-") {
+		return notFetched
+	}
+	if u.Scheme != "https" && (u.Scheme != "http" || !thisMachine.MatchString(u.Hostname())) {
+		return notFetched
 	}
 	// A token often stands where the user's name belongs: https://TOKEN@host/….
-	if _, has := u.User.Password(); has || u.User != nil && u.Scheme != "ssh" || u.RawQuery != "" || u.Fragment != "" {
-		return &Refusal{Code: "SECRET_IN_URL", Field: "repository", Message: "the URL carries more than host and path, which the log would keep for ever", Fix: "remove user, password and query from the URL"}
+	if u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+		return &Refusal{Code: "SECRET_IN_URL", Field: "repository", Message: "the URL carries more than host and path, which the log would keep for ever", Fix: "remove user, password and query from the URL, and give them with --git-credential-file"}
 	}
 	return nil
 }

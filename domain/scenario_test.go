@@ -567,7 +567,11 @@ func TestSettingsHoldNoSecretsAndNothingThatCantWork(t *testing.T) {
 	for settings, code := range map[ProjectSettings]string{
 		{Branch: "main", Repository: "https://ghp_token@github.com/a/b"}:       "SECRET_IN_URL",
 		{Branch: "main", Repository: "https://github.com/a/b?private_token=x"}: "SECRET_IN_URL",
-		{Branch: "main", Repository: "ssh://git:secret@host/a/b"}:              "SECRET_IN_URL",
+		{Branch: "main", Repository: "ssh://git:secret@host/a/b"}:              "BAD_SETTING",
+		{Branch: "main", Repository: "ssh://git@host/a/b"}:                     "BAD_SETTING",
+		{Branch: "main", Repository: "git@host:a/b.git"}:                       "BAD_SETTING",
+		{Branch: "main", Repository: "http://git.example/a/b"}:                 "BAD_SETTING",
+		{Branch: "main", Repository: "http://127.example/a/b"}:                 "BAD_SETTING",
 		{Branch: "main", Repository: "ssh://-oProxyCommand=x/a"}:               "BAD_SETTING",
 		{Branch: "main", Repository: "git@-oProxyCommand=x:a"}:                 "BAD_SETTING",
 		{Branch: "main", Registry: "https://ghcr.io/acme"}:                     "BAD_SETTING",
@@ -575,9 +579,10 @@ func TestSettingsHoldNoSecretsAndNothingThatCantWork(t *testing.T) {
 		{Branch: "main", Registry: "ghcr.io/acme/"}:                            "BAD_SETTING",
 		{Branch: "ma in"}:                  "BAD_SETTING",
 		{Branch: "a..b"}:                   "BAD_SETTING",
+		{Branch: "refs/heads/main"}:        "BAD_SETTING",
 		{Branch: strings.Repeat("b", 600)}: "BAD_SETTING",
-		{Branch: "main", Repository: "ssh://git@host/a/b", Registry: "[::1]:5000"}:        "",
-		{Branch: "f/x", Repository: "git@host:a/b.git", Registry: "localhost:5000/a/b-c"}: "",
+		{Branch: "main", Repository: "https://host/a/b", Registry: "[::1]:5000"}:                   "",
+		{Branch: "f/x", Repository: "http://127.0.0.1:3000/a/b", Registry: "localhost:5000/a/b-c"}: "",
 	} {
 		s := newScenario(t)
 		cmd := CreateProject{ID: "prj_1", Name: "hello", Settings: settings}
@@ -588,6 +593,36 @@ func TestSettingsHoldNoSecretsAndNothingThatCantWork(t *testing.T) {
 		s.refused(cmd, code)
 		if _, err := cmd.Decide(s.state); strings.Contains(err.Error(), "secret") || strings.Contains(err.Error(), "ghp_") {
 			t.Errorf("the refusal tells the secret: %v", err)
+		}
+	}
+}
+
+func TestServiceSettingsThatNoPushCouldUseAreRefusedByName(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		change func(*ServiceSpec)
+		field  string
+	}{
+		"text for memory":     {func(s *ServiceSpec) { s.MemoryLimit = "abc" }, "memoryLimit"},
+		"unknown unit":        {func(s *ServiceSpec) { s.MemoryRequest = "64MB" }, "memoryRequest"},
+		"words for CPU":       {func(s *ServiceSpec) { s.CPURequest = "half" }, "cpuRequest"},
+		"below nothing":       {func(s *ServiceSpec) { s.CPULimit = "-1" }, "cpuLimit"},
+		"no memory":           {func(s *ServiceSpec) { s.MemoryLimit = "0" }, "memoryLimit"},
+		"limit below request": {func(s *ServiceSpec) { s.MemoryLimit = "32Mi" }, "memoryLimit"},
+		"digit first":         {func(s *ServiceSpec) { s.Variables = map[string]string{"1ST": "x"} }, "variables"},
+		"space in a name":     {func(s *ServiceSpec) { s.Variables = map[string]string{"LOG LEVEL": "x"} }, "variables"},
+		"odd build arg":       {func(s *ServiceSpec) { s.BuildArgs = map[string]string{"A-B": "x"} }, "buildArgs"},
+		"fine":                {func(s *ServiceSpec) { s.CPULimit, s.MemoryLimit = "0.5", "1Gi" }, ""},
+		"fine without":        {func(s *ServiceSpec) { s.CPURequest, s.MemoryRequest = "", "" }, ""},
+	} {
+		spec := DefaultSpec()
+		c.change(&spec)
+		problems := spec.Check()
+		if c.field == "" && len(problems) == 0 {
+			continue
+		}
+		if len(problems) != 1 || problems[0].Field != c.field || problems[0].Fix == "" {
+			t.Errorf("%s: got %v, want one about %s", name, problems, c.field)
 		}
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"path"
+	"regexp"
+	"strconv"
 	"strings"
 )
 
@@ -80,8 +82,16 @@ func (s ServiceSpec) Check() []*Refusal {
 		bad("dockerfile", fmt.Sprintf("%q isn't a file within the repository", s.Dockerfile), `use a path relative to the root directory, for example "Dockerfile"`)
 	}
 	for _, name := range sortedKeys(s.BuildArgs) {
+		if !argName.MatchString(name) {
+			bad("buildArgs", fmt.Sprintf("%q can't be the name of a build arg", name), "use letters, digits and _, not beginning with a digit")
+		}
 		if strings.HasPrefix(name, "BUILDKIT_") {
 			bad("buildArgs", name+" steers the builder itself", "remove it: names beginning with BUILDKIT_ are reserved")
+		}
+	}
+	for _, name := range sortedKeys(s.Variables) {
+		if !variableName.MatchString(name) {
+			bad("variables", fmt.Sprintf("%q can't be the name of a variable", name), "use letters, digits, _, - and ., not beginning with a digit, for example LOG_LEVEL")
 		}
 	}
 	if b, err := json.Marshal(s); err != nil || len(b) > maxSpec {
@@ -104,8 +114,47 @@ func (s ServiceSpec) Check() []*Refusal {
 			bad(name, fmt.Sprintf("a number is over %d", maxProbe), "for example a period of 5, a timeout of 2 and 3 failures")
 		}
 	}
+	out = append(out, amounts("cpu", s.CPURequest, s.CPULimit, "100m")...)
+	out = append(out, amounts("memory", s.MemoryRequest, s.MemoryLimit, "128Mi")...)
 	if err := s.Strategy.check(); err != nil {
 		out = append(out, err)
+	}
+	return out
+}
+
+var (
+	argName      = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+	variableName = regexp.MustCompile(`^[A-Za-z_.-][A-Za-z0-9_.-]*$`) // as Kubernetes has it
+	quantity     = regexp.MustCompile(`^([0-9]{1,12}(?:\.[0-9]{1,6})?)(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|)$`)
+)
+
+// sizes are what the letters behind a Kubernetes quantity stand for.
+var sizes = map[string]float64{
+	"m": 1e-3, "": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18,
+	"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40, "Pi": 1 << 50, "Ei": 1 << 60,
+}
+
+// amounts checks what is asked for of a resource and its limit; empty is none.
+func amounts(resource, request, limit, example string) (out []*Refusal) {
+	bad := func(field, message, fix string) {
+		out = append(out, &Refusal{Code: "BAD_SETTING", Field: resource + field, Message: message, Fix: fix})
+	}
+	size := func(field, text string) float64 {
+		m := quantity.FindStringSubmatch(text)
+		if m == nil {
+			if text != "" {
+				bad(field, fmt.Sprintf("%q isn't an amount", text), fmt.Sprintf("use a Kubernetes quantity, for example %q", example))
+			}
+			return 0
+		}
+		n, _ := strconv.ParseFloat(m[1], 64) // digits and one point at most
+		if n == 0 {
+			bad(field, "nothing of it is none", fmt.Sprintf("leave it empty, or use a Kubernetes quantity, for example %q", example))
+		}
+		return n * sizes[m[2]]
+	}
+	if asked, most := size("Request", request), size("Limit", limit); asked > most && most > 0 {
+		bad("Limit", "the limit "+limit+" is below the request "+request, "raise the limit or lower the request")
 	}
 	return out
 }

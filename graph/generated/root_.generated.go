@@ -2746,7 +2746,7 @@ type Release {
 input CreateProjectInput {
   "1 to 40 lower-case letters, digits and hyphens."
   name: String!
-  "https:// or ssh:// URL; left out: the built-in git remote."
+  "https:// URL; left out: the built-in git remote."
   repository: String
   branch: String! = "main"
   "Left out: the server's own registry."

@@ -39,7 +39,7 @@ type ConfigureProjectInput struct {
 type CreateProjectInput struct {
 	// 1 to 40 lower-case letters, digits and hyphens.
 	Name string `json:"name"`
-	// https:// or ssh:// URL; left out: the built-in git remote.
+	// https:// URL; left out: the built-in git remote.
 	Repository *string `json:"repository,omitempty"`
 	Branch     string  `json:"branch"`
 	// Left out: the server's own registry.
