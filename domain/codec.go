@@ -23,6 +23,7 @@ var registry = func() map[string]entry {
 		ServiceConfigured{},
 		EnvironmentAdded{},
 		WebhookSecretRotated{},
+		SecretSet{},
 		PushReceived{},
 		PushIgnored{},
 		RefMoved{},

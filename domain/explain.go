@@ -70,7 +70,7 @@ type Happened struct {
 // Explained names the event types that Explain tells of; a project's are all of its own besides.
 func Explained() []string {
 	return []string{
-		"ProjectCreated", "ProjectConfigured", "ServiceAdded", "ServiceConfigured", "EnvironmentAdded", "WebhookSecretRotated",
+		"ProjectCreated", "ProjectConfigured", "ServiceAdded", "ServiceConfigured", "EnvironmentAdded", "WebhookSecretRotated", "SecretSet",
 		"PushReceived", "PushIgnored", "BuildRequested", "BuildStarted", "AttemptLost", "ImagePushed", "BuildSucceeded", "BuildFailed", "BuildSuperseded",
 		"DeploymentRequested", "DeploymentQueued", "DeploymentStarted", "DeploymentSucceeded", "DeploymentFailed",
 		"RollbackStarted", "RolledBack", "RollbackFailed", "DeploymentSuperseded",

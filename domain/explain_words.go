@@ -114,7 +114,7 @@ func (t *tale) change(h Happened) string {
 		if e.Environment == t.environment {
 			return "environment " + e.Name + " added"
 		}
-	case WebhookSecretRotated:
+	case WebhookSecretRotated, SecretSet:
 	}
 	return ""
 }

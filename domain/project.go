@@ -113,6 +113,16 @@ type WebhookSecretRotated struct {
 	Revision int    `json:"revision"` // from 1
 }
 
+// SecretSet says that a secret of the project has another value from now on.
+// The value stands sealed elsewhere.
+type SecretSet struct {
+	fact
+	inProject
+
+	Name     string `json:"name"`     // "git-credential/github.com"
+	Revision int    `json:"revision"` // from 1
+}
+
 // Service is one thing that a project builds and runs.
 type Service struct {
 	ID   ServiceID
@@ -137,6 +147,7 @@ type Project struct {
 	Environments []Environment // in order of addition
 	Version      int64         // events so far = version of the stream; names the configuration of a release
 	Webhooks     map[string]int
+	Secrets      map[string]int // revisions by name
 }
 
 // Evolve applies an event.
@@ -160,6 +171,11 @@ func (p *Project) Evolve(e ProjectEvent) {
 			p.Webhooks = map[string]int{}
 		}
 		p.Webhooks[e.Provider] = e.Revision
+	case SecretSet:
+		if p.Secrets == nil {
+			p.Secrets = map[string]int{}
+		}
+		p.Secrets[e.Name] = e.Revision
 	}
 }
 
@@ -327,6 +343,39 @@ func (c RotateWebhookSecret) Decide(s State) ([]Change, error) {
 		return nil, noProject(string(c.ID))
 	}
 	return []Change{{ProjectStream(c.ID), WebhookSecretRotated{Provider: c.Provider, Revision: c.Revision}}}, nil
+}
+
+// GitCredential names the secret that opens a repository: one for each host, so
+// that another address never gets what was meant for the one before.
+func GitCredential(repository string) string {
+	u, err := url.Parse(repository)
+	if err != nil {
+		return "git-credential/"
+	}
+	return "git-credential/" + strings.ToLower(u.Host)
+}
+
+// SetGitCredential records that the credential for the host of the project's
+// repository has its next revision, which stands sealed beside the log.
+type SetGitCredential struct{ ID ProjectID }
+
+// Reads implements Command.
+func (c SetGitCredential) Reads(State) []Stream { return []Stream{ProjectStream(c.ID)} }
+
+// Decide implements Command.
+func (c SetGitCredential) Decide(s State) ([]Change, error) {
+	p := Of[Project](s, ProjectStream(c.ID))
+	if p.ID == "" {
+		return nil, noProject(string(c.ID))
+	}
+	if p.Settings.Repository == "" {
+		return nil, &Refusal{
+			Code: "NO_REPOSITORY", Field: "gitCredential", Message: "project " + p.Name + " has no repository elsewhere that a credential could open",
+			Fix: "give its address too: pipeops project set " + p.Name + " --repo https://github.com/acme/shop.git",
+		}
+	}
+	name := GitCredential(p.Settings.Repository)
+	return []Change{{ProjectStream(c.ID), SecretSet{Name: name, Revision: p.Secrets[name] + 1}}}, nil
 }
 
 func noProject(id string) *Refusal {

@@ -597,6 +597,26 @@ func TestSettingsHoldNoSecretsAndNothingThatCantWork(t *testing.T) {
 	}
 }
 
+func TestEachGitHostHasACredentialOfItsOwn(t *testing.T) {
+	t.Parallel()
+	s := newScenario(t)
+	s.project()
+	s.refused(SetGitCredential{"prj_1"}, "NO_REPOSITORY")
+	s.refused(SetGitCredential{"prj_2"}, "NO_PROJECT")
+	at := func(repository string) {
+		t.Helper()
+		s.then(ConfigureProject{ID: "prj_1", Settings: &ProjectSettings{Repository: repository, Branch: "main"}}, "ProjectConfigured")
+		s.then(SetGitCredential{"prj_1"}, "SecretSet")
+	}
+	at("https://GitHub.com/acme/shop.git")
+	at("https://github.com/acme/other.git")
+	at("https://git.example:8443/acme/shop")
+	want := map[string]int{"git-credential/github.com": 2, "git-credential/git.example:8443": 1}
+	if got := Of[Project](s.state, ProjectStream("prj_1")).Secrets; !reflect.DeepEqual(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
 func TestServiceSettingsThatNoPushCouldUseAreRefusedByName(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pipeops/pipeops/domain"
+	"github.com/pipeops/pipeops/eventstore"
 	"github.com/pipeops/pipeops/graph"
 )
 
@@ -84,6 +85,33 @@ func TestAProjectIsCreatedWithItsDefaults(t *testing.T) {
 	}
 }
 
+func TestAGitCredentialIsKeptSealedForItsHost(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	kept := func(project domain.ProjectID, host string) string {
+		t.Helper()
+		value, _, err := w.records.secrets.Get(t.Context(), project, "git-credential/"+host, 0)
+		must(t, err)
+		return string(value)
+	}
+	p := create(w, `{name: "shop", repository: "https://github.com/acme/shop.git", gitCredential: "ada:first"}`).Project
+	if got := kept(p.ID, "github.com"); got != "ada:first" {
+		t.Errorf("got %q", got)
+	}
+	const change = `mutation { configureProject(input: {project: "shop", repository: "https://git.example/shop", gitCredential: "second", idempotencyKey: "k"}) { cursor } }`
+	ask[any](w, change, nil)
+	ask[any](w, change, nil)
+	if first, second := kept(p.ID, "github.com"), kept(p.ID, "git.example"); first != "ada:first" || second != "second" {
+		t.Errorf("got %q and %q", first, second)
+	}
+	for r, err := range w.store.Read(t.Context(), eventstore.Query{Project: p.ID}) {
+		must(t, err)
+		if strings.Contains(string(r.Body), "ada:first") || strings.Contains(string(r.Body), "second") {
+			t.Errorf("the log tells the credential: %s", r.Body)
+		}
+	}
+}
+
 func TestRefusalsReachTheCallerWithCodeFieldAndFix(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -95,6 +123,9 @@ func TestRefusalsReachTheCallerWithCodeFieldAndFix(t *testing.T) {
 		{"SECRET_IN_URL", "repository", `mutation { createProject(input: {name: "x", repository: "https://me:pass@github.com/a/b.git"}) { cursor } }`},
 		{"BAD_INPUT", "variables", `mutation { createProject(input: {name: "x", services: [{name: "x", variables: [{name: "A", value: ""}, {name: "A", value: ""}]}]}) { cursor } }`},
 		{"BAD_INPUT", "webhookSecret", `mutation { createProject(input: {name: "x", webhookSecret: ""}) { cursor } }`},
+		{"BAD_INPUT", "gitCredential", `mutation { createProject(input: {name: "x", gitCredential: "token"}) { cursor } }`},
+		{"BAD_INPUT", "gitCredential", `mutation { configureProject(input: {project: "hello", gitCredential: "token"}) { cursor } }`},
+		{"BAD_INPUT", "gitCredential", `mutation { configureProject(input: {project: "hello", repository: "https://host/a", gitCredential: "to ken"}) { cursor } }`},
 		{"NOT_FOUND", "project", `mutation { configureProject(input: {project: "nobody", branch: "x"}) { cursor } }`},
 		{"NOT_FOUND", "project", `mutation { configureProject(input: {project: "prj_nobody", branch: "x"}) { cursor } }`},
 		{"FIXED", "environments", `mutation { configureProject(input: {project: "hello", environments: [{name: "production", branch: "x"}]}) { cursor } }`},

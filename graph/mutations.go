@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/pipeops/pipeops/domain"
 	"github.com/pipeops/pipeops/graph/model"
@@ -81,6 +82,9 @@ func (r *Resolver) createProject(ctx context.Context, in model.CreateProjectInpu
 			return nil, err
 		}
 	}
+	if err := checkCredential(in.GitCredential, cmd.Settings.Repository); err != nil {
+		return nil, err
+	}
 	result, cursor, err := r.execute(ctx, cmd, commandID, cmd.ID)
 	if err != nil {
 		return nil, err
@@ -90,7 +94,13 @@ func (r *Resolver) createProject(ctx context.Context, in model.CreateProjectInpu
 		return nil, err
 	}
 	if in.WebhookSecret != nil {
-		if _, _, cursor, err = r.rotate(ctx, created.Project, in.WebhookProvider, *in.WebhookSecret, commandID+"/webhook"); err != nil {
+		rotate := nextSecret{created.Project, in.WebhookProvider}
+		if _, _, cursor, err = r.keep(ctx, created.Project, rotate, *in.WebhookSecret, commandID+"/webhook"); err != nil {
+			return nil, err
+		}
+	}
+	if in.GitCredential != nil {
+		if cursor, err = r.keepCredential(ctx, created.Project, *in.GitCredential, commandID); err != nil {
 			return nil, err
 		}
 	}
@@ -103,9 +113,20 @@ func (r *Resolver) configureProject(ctx context.Context, in model.ConfigureProje
 	if err != nil {
 		return nil, err
 	}
-	_, cursor, err := r.execute(ctx, configure{p.ID, in, r.config.NewID}, r.commandID(ctx, "configureProject", in.IdempotencyKey), p.ID)
+	repository := p.Settings.Repository
+	set(&repository, in.Repository)
+	if err := checkCredential(in.GitCredential, repository); err != nil {
+		return nil, err
+	}
+	commandID := r.commandID(ctx, "configureProject", in.IdempotencyKey)
+	_, cursor, err := r.execute(ctx, configure{p.ID, in, r.config.NewID}, commandID, p.ID)
 	if err != nil {
 		return nil, err
+	}
+	if in.GitCredential != nil {
+		if cursor, err = r.keepCredential(ctx, p.ID, *in.GitCredential, commandID); err != nil {
+			return nil, err
+		}
 	}
 	shown, err := r.showProject(ctx, p.ID, cursor)
 	return &model.ProjectPayload{Project: shown, Cursor: cursor}, err
@@ -123,7 +144,7 @@ func (r *Resolver) rotateWebhookSecret(ctx context.Context, in model.RotateWebho
 	if err != nil {
 		return nil, err
 	}
-	kept, revision, cursor, err := r.rotate(ctx, p.ID, in.Provider, secret, r.commandID(ctx, "rotateWebhookSecret", in.IdempotencyKey))
+	kept, revision, cursor, err := r.keep(ctx, p.ID, nextSecret{p.ID, in.Provider}, secret, r.commandID(ctx, "rotateWebhookSecret", in.IdempotencyKey))
 	if err != nil {
 		return nil, err
 	}
@@ -148,26 +169,53 @@ func checkWebhook(provider, secret string) error {
 	return nil
 }
 
-// rotate numbers a secret in the log, then keeps it under that number: so a repeat finds its number again. It gives
-// the value that is kept, which in a repeat is that of the first time.
-func (r *Resolver) rotate(ctx context.Context, project domain.ProjectID, provider, secret, commandID string) (kept string, revision int, cursor domain.Cursor, err error) {
-	result, cursor, err := r.execute(ctx, nextSecret{project, provider}, commandID, project)
+// checkCredential holds a credential against the repository that it shall open; nil is none given.
+func checkCredential(credential *string, repository string) error {
+	unfit := func(c rune) bool { return c <= ' ' || c == 0x7f }
+	switch {
+	case credential == nil:
+		return nil
+	case len(*credential) > 1000 || strings.ContainsFunc(*credential, unfit):
+		return badInput("gitCredential", "the credential is longer than 1000 bytes, or holds spaces or line breaks", "give user:token, or a token alone")
+	case repository == "":
+		return badInput("gitCredential", "the built-in git remote has no such credential: it takes API tokens", "leave it out, or give the repository's address too")
+	}
+	return nil
+}
+
+func (r *Resolver) keepCredential(ctx context.Context, project domain.ProjectID, credential, commandID string) (domain.Cursor, error) {
+	_, _, cursor, err := r.keep(ctx, project, domain.SetGitCredential{ID: project}, credential, commandID+"/git-credential")
+	return cursor, err
+}
+
+// keep lets a command number a secret in the log, then keeps it under that number: so a repeat finds its number again.
+// It gives the value that is kept, which in a repeat is that of the first time.
+func (r *Resolver) keep(ctx context.Context, project domain.ProjectID, number domain.Command, secret, commandID string) (kept string, revision int, cursor domain.Cursor, err error) {
+	result, cursor, err := r.execute(ctx, number, commandID, project)
 	if err != nil {
 		return "", 0, cursor, err
 	}
-	rotated, err := decided[domain.WebhookSecretRotated](result.Events)
+	name, revision, err := numbered(result.Events)
 	if err != nil {
 		return "", 0, cursor, err
 	}
-	name := WebhookSecret(provider)
-	if err := r.config.Secrets.Put(ctx, project, name, rotated.Revision, []byte(secret)); err != nil {
+	if err := r.config.Secrets.Put(ctx, project, name, revision, []byte(secret)); err != nil {
 		return "", 0, cursor, err
 	}
-	stored, _, err := r.config.Secrets.Get(ctx, project, name, rotated.Revision)
+	stored, _, err := r.config.Secrets.Get(ctx, project, name, revision)
 	if err == nil && !result.Known && string(stored) != secret {
-		err = fmt.Errorf("revision %d of secret %s of %s was taken", rotated.Revision, name, project)
+		err = fmt.Errorf("revision %d of secret %s of %s was taken", revision, name, project)
 	}
-	return string(stored), rotated.Revision, cursor, err
+	return string(stored), revision, cursor, err
+}
+
+// numbered finds the secret that events speak of.
+func numbered(events []domain.Recorded) (name string, revision int, err error) {
+	if e, err := decided[domain.WebhookSecretRotated](events); err == nil {
+		return WebhookSecret(e.Provider), e.Revision, nil
+	}
+	e, err := decided[domain.SecretSet](events)
+	return e.Name, e.Revision, err
 }
 
 // nextSecret gives a provider's webhook secret the next number.

@@ -18,8 +18,11 @@ import (
 	"github.com/pipeops/pipeops/runner/workspace"
 )
 
-// gitToken names the secret that opens the repository.
-const gitToken = "git-token"
+// Secrets of a build.
+const (
+	GitToken      = "git-token"      // opens the project's repository at our own remote, for this attempt
+	GitCredential = "git-credential" // opens a repository elsewhere: "user:token", or a token alone
+)
 
 // output is the stream that the log of a build has.
 const output = "build"
@@ -45,7 +48,7 @@ func (r *Runner) do(ctx context.Context, a *worker.Attempt) error {
 	if err := json.Unmarshal(a.Grant.Context, &c); err != nil {
 		return fmt.Errorf("read what to build: %w", err)
 	}
-	j := &job{Runner: r, attempt: a, request: c.Request, mask: newMask(a.Secrets()), began: time.Now()}
+	j := &job{Runner: r, attempt: a, request: c.Request, mask: newMask(hidden(a.Secrets())), began: time.Now()}
 	digest, err := j.inWorkspace(ctx)
 	if _, left := errors.AsType[*leftError](err); !left {
 		a.Report(domain.WorkspaceRemoved{})
@@ -154,9 +157,10 @@ func (j *job) watch(ctx context.Context) build.Watch {
 func (j *job) fetch(ctx context.Context, w *workspace.Workspace) (source.Fetched, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, j.cfg.CloneTimeout, errCloneTimeout)
 	defer cancel()
-	url := j.request.Repository
+	// What opens our own remote goes nowhere else, and nothing else goes there.
+	url, credential := j.request.Repository, j.attempt.Secret(GitCredential)
 	if url == "" {
-		url = strings.TrimSuffix(j.cfg.GitRemote, "/") + "/" + j.request.ProjectName
+		url, credential = strings.TrimSuffix(j.cfg.GitRemote, "/")+"/"+j.request.ProjectName, j.attempt.Secret(GitToken)
 	}
 	began := time.Now()
 	for wait := time.Second; ; wait *= 2 {
@@ -164,7 +168,7 @@ func (j *job) fetch(ctx context.Context, w *workspace.Workspace) (source.Fetched
 			return source.Fetched{}, err
 		}
 		fetched, err := source.Fetch(ctx, source.Request{
-			URL: url, Ref: j.request.Ref, Commit: j.request.Commit, Token: j.attempt.Secret(gitToken), OwnRemote: j.cfg.GitRemote, Workspace: w.Path(),
+			URL: url, Ref: j.request.Ref, Commit: j.request.Commit, Credential: credential, OwnRemote: j.cfg.GitRemote, Workspace: w.Path(),
 		})
 		var failed *source.Error
 		if errors.As(err, &failed) && failed.Code == source.Network && wait <= 16*time.Second {

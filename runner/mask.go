@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/base64"
 	"encoding/json"
+	"maps"
 	"net/url"
 	"slices"
 	"strings"
@@ -11,6 +12,15 @@ import (
 
 // shortest secret that is masked: shorter ones stand in ordinary words too.
 const shortest = 6
+
+// hidden adds the parts of secrets that show by themselves: the token of "user:token".
+func hidden(secrets map[string]string) map[string]string {
+	all := maps.Clone(secrets)
+	if _, token, ok := strings.Cut(secrets[GitCredential], ":"); ok {
+		all["token of "+GitCredential] = token
+	}
+	return all
+}
 
 // newMask gives a function that hides secrets, also as base64, in URLs and in JSON, in a line of text. Secrets of
 // several lines are hidden line by line.

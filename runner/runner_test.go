@@ -321,6 +321,44 @@ func TestSecretTokenFetchesAndIsNeverTold(t *testing.T) {
 	}
 }
 
+func TestWhatOpensOurOwnRemoteGoesNowhereElse(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, func(b *bed, _ *runner.Config) {
+		b.Secrets = map[string]string{"git-token": "our-own-token"} // more than such a build is granted
+	})
+	other := gittest.New(t)
+	elsewhere := func(r *domain.BuildRequested) {
+		r.Repository, r.Commit = other.URL+"/app", other.Commit(t, "app", map[string]string{"no": "Dockerfile"})
+	}
+	b.fail("DOCKERFILE_MISSING", nil, elsewhere)
+	if got := slices.Compact(other.Logins()); len(got) != 1 || got[0] != "" {
+		t.Errorf("a public repository got logins: %q", got)
+	}
+	b.fail("DOCKERFILE_MISSING", map[string]string{"no": "Dockerfile"}, nil)
+	if got := slices.Compact(b.git.Logins()); len(got) != 1 || got[0] != "x-access-token:our-own-token" {
+		t.Errorf("our own remote got logins: %q", got)
+	}
+}
+
+func TestAPrivateRepositoryElsewhereGetsTheProjectsCredential(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, func(b *bed, _ *runner.Config) {
+		b.Secrets = map[string]string{"git-credential": "ada:hush-hush-token"}
+	})
+	other := gittest.New(t)
+	other.Token = "hush-hush-token"
+	_, log := b.fail("STEP_FAILED", nil, func(r *domain.BuildRequested) {
+		files := map[string]string{"Dockerfile": "FROM busybox:stable\nRUN echo leaked hush-hush-token; exit 1\n"}
+		r.Repository, r.Commit = other.URL+"/app", other.Commit(t, "app", files)
+	})
+	if got := slices.Compact(other.Logins()); len(got) != 1 || got[0] != "ada:hush-hush-token" {
+		t.Errorf("got logins %q", got)
+	}
+	if d := workertest.Last[domain.BuildFailed](log).Diagnosis; !slices.Contains(d.Log, "leaked ***") {
+		t.Errorf("the token is told: %s", d)
+	}
+}
+
 func TestGitServerThatIsAwayForAMomentIsAskedAgain(t *testing.T) {
 	t.Parallel()
 	b := newBed(t, nil)

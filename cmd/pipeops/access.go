@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/subtle"
+	"fmt"
 	"strings"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	"github.com/pipeops/pipeops/handlers/webhook"
 	"github.com/pipeops/pipeops/internal/bus"
 	"github.com/pipeops/pipeops/internal/seal"
+	"github.com/pipeops/pipeops/runner"
 )
 
 // access says who may do what, for the doors of `serve`.
@@ -29,12 +31,26 @@ func (a access) MayPush(ctx context.Context, token string, _ domain.ProjectID) (
 }
 
 // MayFetch implements gitremote.Access: any API token, or that of an attempt
-// at a build of the project.
+// at a build of the project, while it runs.
 func (a access) MayFetch(ctx context.Context, token string, project domain.ProjectID) (string, error) {
-	if attempt, ok := a.fetchToken(token, project); ok {
-		return string(attempt), nil
+	attempt, ok := a.fetchToken(token, project)
+	if !ok {
+		return a.MayPush(ctx, token, project)
 	}
-	return a.MayPush(ctx, token, project)
+	b, err := a.building(ctx, attempt)
+	if err != nil || !b.Running || b.Attempt() != attempt || b.Request.Project != project {
+		return "", err
+	}
+	return string(attempt), nil
+}
+
+// building folds the build that an attempt is one at.
+func (a access) building(ctx context.Context, attempt domain.AttemptID) (*domain.Build, error) {
+	state, _, err := a.commands.Load(ctx, domain.ReportBuild{Attempt: attempt})
+	if err != nil {
+		return nil, fmt.Errorf("load the build of %s: %w", attempt, err)
+	}
+	return domain.Of[domain.Build](state, attempt.Stream()), nil
 }
 
 // fetchPrefix marks a token that lets one attempt read one project's repository.
@@ -101,18 +117,25 @@ func (a access) WebhookSecrets(ctx context.Context, project domain.ProjectID, pr
 	return out, nil
 }
 
-// jobSecrets are those that one attempt is granted.
+// jobSecrets are those that one attempt is granted: what opens the source of
+// a build. Our own remote takes a token of the attempt, which nobody else gets;
+// another host takes what the project has for that very host.
 func (a access) jobSecrets(ctx context.Context, attempt domain.AttemptID, project domain.ProjectID, kind bus.Kind) (map[string]string, error) {
 	if kind != bus.KindBuild {
 		return nil, nil
 	}
-	out := map[string]string{"git-token": a.newFetchToken(attempt, project)}
-	// A repository elsewhere is read with the credential of the project.
-	revisions, err := a.secrets.Revisions(ctx, project, "git-credential", 1)
-	if err == nil && len(revisions) == 1 {
-		out["git-credential"] = string(revisions[0].Value)
+	b, err := a.building(ctx, attempt)
+	if err != nil {
+		return nil, err
 	}
-	return out, err
+	if b.Request.Repository == "" {
+		return map[string]string{runner.GitToken: a.newFetchToken(attempt, project)}, nil
+	}
+	revisions, err := a.secrets.Revisions(ctx, project, domain.GitCredential(b.Request.Repository), 1)
+	if err != nil || len(revisions) == 0 || len(revisions[0].Value) == 0 {
+		return nil, err
+	}
+	return map[string]string{runner.GitCredential: string(revisions[0].Value)}, nil
 }
 
 // actorID is the opaque id of a person at a provider.

@@ -23,7 +23,8 @@ func projectCommand() *cobra.Command {
 
 // settings are the flags that `create` and `set` share. What isn't given isn't sent.
 type settings struct {
-	repo, branch, registry, webhookSecretFile        string
+	repo, branch, registry                           string
+	webhookSecretFile, gitCredentialFile             string
 	service, rootDir, dockerfile, healthPath         string
 	environment, environmentBranch                   string
 	port, replicas, minReady, deadline               int
@@ -39,6 +40,7 @@ func (s *settings) flags(cmd *cobra.Command) {
 	f.StringVar(&s.branch, "branch", "", "branch whose pushes are built")
 	f.StringVar(&s.registry, "registry", "", "where images go, for example ghcr.io/acme")
 	f.StringVar(&s.webhookSecretFile, "webhook-secret-file", "", "file with the secret that the git host signs webhooks with")
+	f.StringVar(&s.gitCredentialFile, "git-credential-file", "", "file of mode 0600 with user:token, or a token alone, that opens the private repository; an empty file takes it away")
 	f.StringVar(&s.service, "service", "", "name of the service that the following settings are for (default: the only one)")
 	f.StringVar(&s.rootDir, "root-dir", "", "folder of the service within the repository")
 	f.StringVar(&s.dockerfile, "dockerfile", "", "Dockerfile, relative to the root folder")
@@ -128,6 +130,22 @@ func (s *settings) webhookSecret() (string, error) {
 	return secret, nil
 }
 
+// gitCredential reads a file that nobody else may read.
+func (s *settings) gitCredential() (string, error) {
+	info, err := os.Stat(s.gitCredentialFile)
+	if err != nil {
+		return "", usage("--git-credential-file: %v", err)
+	}
+	if info.Mode().Perm()&0o077 != 0 {
+		return "", usage("--git-credential-file: others may read %s: chmod 600 %[1]s", s.gitCredentialFile)
+	}
+	b, err := os.ReadFile(s.gitCredentialFile)
+	if err != nil {
+		return "", usage("--git-credential-file: %v", err)
+	}
+	return strings.TrimSpace(string(b)), nil
+}
+
 func projectCreate() *cobra.Command {
 	var s settings
 	var asJSON, bare bool
@@ -167,6 +185,11 @@ func projectCreate() *cobra.Command {
 			}
 			if s.webhookSecretFile != "" {
 				if in["webhookSecret"], err = s.webhookSecret(); err != nil {
+					return err
+				}
+			}
+			if s.gitCredentialFile != "" {
+				if in["gitCredential"], err = s.gitCredential(); err != nil {
 					return err
 				}
 			}
@@ -346,6 +369,11 @@ func projectSet() *cobra.Command {
 			}
 			if s.environment != "" {
 				in["environments"] = []any{environmentInput(s)}
+			}
+			if s.gitCredentialFile != "" {
+				if in["gitCredential"], err = s.gitCredential(); err != nil {
+					return err
+				}
 			}
 			var cursor string
 			if len(in) > 1 {

@@ -1989,7 +1989,7 @@ func (ec *executionContext) unmarshalInputConfigureProjectInput(ctx context.Cont
 		asMap[k] = v
 	}
 
-	fieldsInOrder := [...]string{"project", "repository", "branch", "registry", "services", "environments", "idempotencyKey"}
+	fieldsInOrder := [...]string{"project", "repository", "branch", "registry", "services", "environments", "gitCredential", "idempotencyKey"}
 	for _, k := range fieldsInOrder {
 		v, ok := asMap[k]
 		if !ok {
@@ -2038,6 +2038,13 @@ func (ec *executionContext) unmarshalInputConfigureProjectInput(ctx context.Cont
 				return it, err
 			}
 			it.Environments = data
+		case "gitCredential":
+			ctx := graphql.WithPathContext(ctx, graphql.NewPathWithField("gitCredential"))
+			data, err := ec.unmarshalOString2ᚖstring(ctx, v)
+			if err != nil {
+				return it, err
+			}
+			it.GitCredential = data
 		case "idempotencyKey":
 			ctx := graphql.WithPathContext(ctx, graphql.NewPathWithField("idempotencyKey"))
 			data, err := ec.unmarshalOString2ᚖstring(ctx, v)
@@ -2080,7 +2087,7 @@ func (ec *executionContext) unmarshalInputCreateProjectInput(ctx context.Context
 		asMap["webhookProvider"] = "github"
 	}
 
-	fieldsInOrder := [...]string{"name", "repository", "branch", "registry", "services", "environments", "webhookSecret", "webhookProvider", "idempotencyKey"}
+	fieldsInOrder := [...]string{"name", "repository", "branch", "registry", "services", "environments", "webhookSecret", "webhookProvider", "gitCredential", "idempotencyKey"}
 	for _, k := range fieldsInOrder {
 		v, ok := asMap[k]
 		if !ok {
@@ -2143,6 +2150,13 @@ func (ec *executionContext) unmarshalInputCreateProjectInput(ctx context.Context
 				return it, err
 			}
 			it.WebhookProvider = data
+		case "gitCredential":
+			ctx := graphql.WithPathContext(ctx, graphql.NewPathWithField("gitCredential"))
+			data, err := ec.unmarshalOString2ᚖstring(ctx, v)
+			if err != nil {
+				return it, err
+			}
+			it.GitCredential = data
 		case "idempotencyKey":
 			ctx := graphql.WithPathContext(ctx, graphql.NewPathWithField("idempotencyKey"))
 			data, err := ec.unmarshalOString2ᚖstring(ctx, v)

@@ -2758,6 +2758,8 @@ input CreateProjectInput {
   "Shared with the git host. Kept sealed, never shown again."
   webhookSecret: String
   webhookProvider: String! = "github"
+  "Opens a private repository: \"user:token\", or a token alone. Kept sealed, never shown."
+  gitCredential: String
   idempotencyKey: String
 }
 
@@ -2772,6 +2774,8 @@ input ConfigureProjectInput {
   services: [ServiceInput!]
   "New names are added."
   environments: [EnvironmentInput!]
+  "For the host of the repository: \"user:token\", or a token alone; empty takes it away. Kept sealed, never shown."
+  gitCredential: String
   idempotencyKey: String
 }
 

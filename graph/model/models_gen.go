@@ -32,8 +32,10 @@ type ConfigureProjectInput struct {
 	// Known names are changed, new ones are added.
 	Services []ServiceInput `json:"services,omitempty"`
 	// New names are added.
-	Environments   []EnvironmentInput `json:"environments,omitempty"`
-	IdempotencyKey *string            `json:"idempotencyKey,omitempty"`
+	Environments []EnvironmentInput `json:"environments,omitempty"`
+	// For the host of the repository: "user:token", or a token alone; empty takes it away. Kept sealed, never shown.
+	GitCredential  *string `json:"gitCredential,omitempty"`
+	IdempotencyKey *string `json:"idempotencyKey,omitempty"`
 }
 
 type CreateProjectInput struct {
@@ -51,7 +53,9 @@ type CreateProjectInput struct {
 	// Shared with the git host. Kept sealed, never shown again.
 	WebhookSecret   *string `json:"webhookSecret,omitempty"`
 	WebhookProvider string  `json:"webhookProvider"`
-	IdempotencyKey  *string `json:"idempotencyKey,omitempty"`
+	// Opens a private repository: "user:token", or a token alone. Kept sealed, never shown.
+	GitCredential  *string `json:"gitCredential,omitempty"`
+	IdempotencyKey *string `json:"idempotencyKey,omitempty"`
 }
 
 type DeployInput struct {

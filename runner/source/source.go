@@ -23,14 +23,14 @@ import (
 
 // Request is what to fetch. Workspace is a folder that is empty but for what an earlier try left there.
 type Request struct {
-	URL       string
-	Ref       string // where the commit was pushed, "refs/heads/main"; a help for old servers, may be empty
-	Commit    string // full hash, 40 or 64 hex digits
-	Token     string // password for the repository, may be empty
-	OwnRemote string // base URL of our own remote, for which http is fine; may be empty
-	Workspace string
-	MaxFiles  int64 // default 200,000
-	MaxBytes  int64 // of all files; default 1 GiB
+	URL        string
+	Ref        string // where the commit was pushed, "refs/heads/main"; a help for old servers, may be empty
+	Commit     string // full hash, 40 or 64 hex digits
+	Credential string // for this very repository: "user:token", or a token alone; may be empty
+	OwnRemote  string // base URL of our own remote, for which http is fine; may be empty
+	Workspace  string
+	MaxFiles   int64 // default 200,000
+	MaxBytes   int64 // of all files; default 1 GiB
 }
 
 // Fetched is what lies in Folder now.
@@ -77,7 +77,7 @@ func Fetch(ctx context.Context, r Request) (Fetched, error) {
 	}
 	g := &git{
 		dir: filepath.Join(r.Workspace, "git"), tree: filepath.Join(r.Workspace, "source"), home: filepath.Join(r.Workspace, "home"),
-		config: settings(u, r.Token), maxBytes: 2 * r.MaxBytes,
+		config: settings(u, r.Credential), maxBytes: 2 * r.MaxBytes,
 	}
 	for _, folder := range []string{g.tree, g.home} {
 		if err := os.MkdirAll(folder, 0o700); err != nil {
@@ -101,7 +101,7 @@ func address(text, ownRemote string) (*url.URL, error) {
 		return nil, &Error{BadURL, "the address of the repository isn't a URL of the form https://host/path"}
 	}
 	if u.User != nil {
-		return nil, &Error{BadURL, "the address of the repository holds a user or password; they belong into the project's secret git-token"}
+		return nil, &Error{BadURL, "the address of the repository holds a user or password; give them with pipeops project set --git-credential-file"}
 	}
 	own := ownRemote != "" && strings.HasPrefix(text, strings.TrimSuffix(ownRemote, "/")+"/")
 	switch {
@@ -119,7 +119,7 @@ func loopback(host string) bool {
 }
 
 // settings are the only ones that git sees.
-func settings(u *url.URL, token string) [][2]string {
+func settings(u *url.URL, credential string) [][2]string {
 	s := [][2]string{
 		{"protocol.allow", "never"},
 		{"protocol." + u.Scheme + ".allow", "always"},
@@ -142,10 +142,12 @@ func settings(u *url.URL, token string) [][2]string {
 		{"maintenance.auto", "false"},
 		{"advice.detachedHead", "false"},
 	}
-	if token != "" {
-		// Any user name will do at GitHub, GitLab, Gitea, Bitbucket and ours.
-		basic := base64.StdEncoding.EncodeToString([]byte("x-access-token:" + token))
-		s = append(s, [2]string{"http." + u.Scheme + "://" + u.Host + "/.extraHeader", "Authorization: Basic " + basic})
+	if credential != "" {
+		if !strings.Contains(credential, ":") { // any user name will do for a token at GitHub, GitLab, Gitea, Bitbucket and ours
+			credential = "x-access-token:" + credential
+		}
+		basic := base64.StdEncoding.EncodeToString([]byte(credential))
+		s = append(s, [2]string{"http." + u.String() + ".extraHeader", "Authorization: Basic " + basic})
 	}
 	return s
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -86,16 +87,43 @@ func TestTokenOpensARepositoryAndStaysOutOfErrors(t *testing.T) {
 	s := gittest.New(t)
 	s.Token = "hush-hush"
 	commit := s.Commit(t, "app", map[string]string{"f": "x"})
-	if _, err := fetch(t, source.Request{URL: s.URL + "/app", Commit: commit, Token: "hush-hush"}); err != nil {
+	if _, err := fetch(t, source.Request{URL: s.URL + "/app", Commit: commit, Credential: "hush-hush"}); err != nil {
 		t.Error(err)
 	}
-	_, err := fetch(t, source.Request{URL: s.URL + "/app", Commit: commit, Token: "wrong-token"})
+	_, err := fetch(t, source.Request{URL: s.URL + "/app", Commit: commit, Credential: "wrong-token"})
 	wantCode(t, err, source.Denied)
 	if strings.Contains(err.Error(), "wrong-token") {
 		t.Errorf("the error tells the token: %v", err)
 	}
 	_, err = fetch(t, source.Request{URL: s.URL + "/app", Commit: commit})
 	wantCode(t, err, source.Denied)
+}
+
+func TestOnlyTheRepositoryItselfGetsItsCredential(t *testing.T) {
+	t.Parallel()
+	public, private, elsewhere := gittest.New(t), gittest.New(t), gittest.New(t)
+	private.Token = "hush-hush"
+	elsewhere.Redirect = private.URL
+	open := public.Commit(t, "app", map[string]string{"f": "x"})
+	closed := private.Commit(t, "app", map[string]string{"f": "x"})
+	if _, err := fetch(t, source.Request{URL: public.URL + "/app", Commit: open}); err != nil {
+		t.Error(err)
+	}
+	if slices.ContainsFunc(public.Logins(), func(l string) bool { return l != "" }) {
+		t.Errorf("a public repository got logins: %q", public.Logins())
+	}
+	if _, err := fetch(t, source.Request{URL: elsewhere.URL + "/app", Commit: closed, Credential: "ada:hush-hush"}); err == nil {
+		t.Error("a redirect was followed")
+	}
+	if len(private.Logins()) > 0 {
+		t.Errorf("the redirect took the login along: %q", private.Logins())
+	}
+	if _, err := fetch(t, source.Request{URL: private.URL + "/app", Commit: closed, Credential: "ada:hush-hush"}); err != nil {
+		t.Error(err)
+	}
+	if got := slices.Compact(private.Logins()); len(got) != 1 || got[0] != "ada:hush-hush" {
+		t.Errorf("got logins %q", got)
+	}
 }
 
 func TestCommitThatIsGoneIsToldAsSuch(t *testing.T) {

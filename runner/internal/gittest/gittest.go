@@ -8,7 +8,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 )
@@ -20,8 +22,29 @@ type Server struct {
 	Old      bool         // speak protocol version 0, which gives tips only; set it before the first request
 	Away     atomic.Int64 // so many of the next requests are answered with 503
 	Requests atomic.Int64
+	Redirect string // base URL that all requests are sent on to, empty for none; set it before the first request
 
 	root string
+
+	mu     sync.Mutex
+	logins []string // "user:password" of each request, "" for none
+}
+
+// Logins gives what each request so far carried as its login, "user:password", or "" for none.
+func (s *Server) Logins() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.logins)
+}
+
+func (s *Server) note(r *http.Request) {
+	login := r.Header.Get("Authorization")
+	if user, password, ok := r.BasicAuth(); ok {
+		login = user + ":" + password
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.logins = append(s.logins, login)
 }
 
 // New starts a server that ends with the test.
@@ -38,6 +61,11 @@ func New(tb testing.TB) *Server {
 	}
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.Requests.Add(1)
+		s.note(r)
+		if s.Redirect != "" {
+			http.Redirect(w, r, s.Redirect+r.URL.RequestURI(), http.StatusMovedPermanently)
+			return
+		}
 		if s.Away.Add(-1) >= 0 {
 			http.Error(w, "away", http.StatusServiceUnavailable)
 			return
