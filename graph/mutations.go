@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/99designs/gqlgen/graphql"
+
 	"github.com/pipeops/pipeops/domain"
 	"github.com/pipeops/pipeops/graph/model"
 	"github.com/pipeops/pipeops/handlers/commands"
@@ -26,6 +28,7 @@ func (r *Resolver) commandID(ctx context.Context, mutation string, key *string) 
 func (r *Resolver) execute(ctx context.Context, cmd domain.Command, commandID string, project domain.ProjectID) (commands.Result, domain.Cursor, error) {
 	result, err := r.config.Commands.Execute(ctx, cmd, commands.Meta{
 		CommandID: commandID, Actor: Actor(ctx), At: r.config.Now(), Project: project,
+		Trace: domain.Traceparent(graphql.GetOperationContext(ctx).Headers.Get("traceparent")),
 	})
 	if err != nil {
 		return result, domain.Cursor{}, err

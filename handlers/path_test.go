@@ -252,7 +252,24 @@ func TestAPushGoesThroughWorkersToARelease(t *testing.T) {
 			if got := types[slices.Index(types, "PushReceived"):]; !slices.Equal(got, path) {
 				t.Errorf("got  %v\nwant %v", got, path)
 			}
+			p.oneTrace(t, len(path))
 		})
+	}
+}
+
+// oneTrace wants the last n events to belong to one trace.
+func (p *plane) oneTrace(t *testing.T, n int) {
+	t.Helper()
+	var traces []string
+	for r, err := range p.store.Read(t.Context(), eventstore.Query{}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		traces = append(traces, r.Trace)
+	}
+	got := slices.Compact(traces[len(traces)-n:])
+	if len(got) != 1 || got[0] == "" || domain.Traceparent(got[0]) != got[0] {
+		t.Errorf("traces of a push: %q, want one", got)
 	}
 }
 

@@ -64,7 +64,7 @@ type Meta struct {
 	Project       domain.ProjectID
 	Attempt       domain.AttemptID // of a worker's report
 	AttemptSeq    int64
-	Trace         string
+	Trace         string // W3C traceparent; empty: one made of CorrelationID
 }
 
 // Result is what a command led to.
@@ -119,6 +119,9 @@ func (h *Handler) Execute(ctx context.Context, cmd domain.Command, m Meta, opts 
 	}
 	if m.CorrelationID == "" {
 		m.CorrelationID = m.CommandID
+	}
+	if m.Trace == "" {
+		m.Trace = domain.NewTrace(m.CorrelationID)
 	}
 	for range maxRaces {
 		result, err := h.once(ctx, cmd, m, ex)

@@ -280,6 +280,7 @@ func (h *Handler) record(ctx context.Context, s source, header http.Header, body
 		// Derived from what the host repeats, so that a repeat is known.
 		CommandID: string(domain.PushStream(s.project, s.name, cmd.Delivery)),
 		Actor:     actor(sender, s.name), CorrelationID: string(cmd.Push), At: h.cfg.Now(), Project: s.project,
+		Trace: domain.Traceparent(header.Get("traceparent")),
 	}, commands.WithAttachment(eventstore.Attachment{
 		ID: string(cmd.Push), ProjectID: s.project, ContentType: contentType(header), KeyID: keyID, Sealed: sealed,
 	}))

@@ -23,7 +23,8 @@ func TestPushIsCommittedBeforeItIsAnswered(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
 	body := fixture(t, "push")
-	got := b.send(t, delivery{id: "72d3162e-cc78-11e3-81ab-4c9367dc0958", event: "push", body: body})
+	const trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+	got := b.send(t, delivery{id: "72d3162e-cc78-11e3-81ab-4c9367dc0958", event: "push", body: body, headers: map[string]string{"traceparent": trace}})
 	if got.code != http.StatusAccepted || got.Status != "accepted" || got.Reason != "" {
 		t.Fatalf("answer %+v", got)
 	}
@@ -48,7 +49,7 @@ func TestPushIsCommittedBeforeItIsAnswered(t *testing.T) {
 		t.Errorf("second event %+v", events[1])
 	}
 	e := envelopes[0]
-	if e.Actor != actor || e.CorrelationID != got.Push || e.ProjectID != project || e.Cursor.String() != got.Cursor {
+	if e.Actor != actor || e.CorrelationID != got.Push || e.ProjectID != project || e.Cursor.String() != got.Cursor || e.Trace != trace {
 		t.Errorf("envelope %+v, answer %+v", e, got)
 	}
 	if bytes.Contains(e.Body, []byte("Codertocat")) || bytes.Contains(e.Body, []byte("Update README")) {
