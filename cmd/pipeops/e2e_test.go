@@ -62,6 +62,7 @@ func TestPipeOps(t *testing.T) {
 		{"a subscription cut at 100 instants sees the filtered log", cutSubscription},
 		{"deploy and roll back by hand", byHand},
 		{"the dashboard shows a push live in a real browser", dashboard},
+		{"an outside consumer misses nothing that the broker loses", outsideConsumer},
 		{"no workspace, process or mount is left behind", leavesNothing},
 	}
 	for _, step := range steps {
