@@ -79,7 +79,7 @@ type RefMoved struct {
 	Before  string    `json:"before"`
 	After   string    `json:"after"`
 	Push    PushID    `json:"push"`
-	Body    string    `json:"body"` // hash of the raw delivery, so that a replay under another id is known
+	Body    string    `json:"body"` // MAC of the raw delivery, so that a replay under another id is known, and a guess at what it says isn't
 }
 
 func (RefMoved) isEvent()  {}
@@ -146,7 +146,7 @@ type ReceivePush struct {
 	Ref      string
 	Before   string
 	Commit   string // all zeros: the ref was deleted
-	Body     string // hex SHA-256 of the raw delivery
+	Body     string // MAC of the raw delivery, see seal.Keyring.Fingerprint
 	Forced   bool
 	Time     Time
 	Pusher   Personal

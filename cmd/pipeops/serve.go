@@ -64,12 +64,12 @@ func serve(ctx context.Context, cfg config.Config, c *core, b bus.Bus, l net.Lis
 	a := access{c}
 	remote, err := gitremote.New(gitremote.Config{
 		Root: filepath.Join(cfg.Home, "git"), Store: c.store, Receiver: c.commands, Projects: a, Access: a, Leader: c.leaders,
-		Seal: c.deliveries.Seal, Subject: a.actorID, NewID: newID, Log: log, Self: "http://" + reachableAt(l.Addr()),
+		Seal: c.deliveries.Seal, Fingerprint: c.keys.Fingerprint, Subject: a.actorID, NewID: newID, Log: log, Self: "http://" + reachableAt(l.Addr()),
 	})
 	if err != nil {
 		return fmt.Errorf("git remote: %w", err)
 	}
-	hooks, err := webhook.New(webhook.Config{Receiver: c.commands, Secrets: a, Seal: c.deliveries.Seal, Subject: a.actorID, NewID: newID, Log: log})
+	hooks, err := webhook.New(webhook.Config{Receiver: c.commands, Secrets: a, Seal: c.deliveries.Seal, Fingerprint: c.keys.Fingerprint, Subject: a.actorID, NewID: newID, Log: log})
 	if err != nil {
 		return err
 	}

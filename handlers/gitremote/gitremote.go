@@ -73,11 +73,13 @@ type Config struct {
 	Leader   Leader
 	Store    *eventstore.Store // read only, at taking over
 	// Seal encrypts a raw delivery under a key of its own, for the place that id names.
-	Seal    func(id string, raw []byte) (keyID string, sealed []byte, err error)
-	Subject func(provider, person string) string // opaque id of a person, an HMAC
-	NewID   domain.NewID
-	Now     func() time.Time // default time.Now
-	Log     *slog.Logger     // default: none
+	Seal func(id string, raw []byte) (keyID string, sealed []byte, err error)
+	// Fingerprint tells equal lines of reflogs from different ones, for ever: a MAC, because lines name people; 64 hex digits.
+	Fingerprint func(project domain.ProjectID, raw []byte) string
+	Subject     func(provider, person string) string // opaque id of a person, an HMAC
+	NewID       domain.NewID
+	Now         func() time.Time // default time.Now
+	Log         *slog.Logger     // default: none
 
 	Self        string        // base URL at which the other servers reach this one; default: it can't be reached, and they answer 503
 	HookProgram string        // run as "<program> hook <name>", it calls RunHook; default: this program
@@ -101,6 +103,7 @@ func (c Config) Validate() error {
 		{"Leader", c.Leader == nil},
 		{"Store", c.Store == nil},
 		{"Seal", c.Seal == nil},
+		{"Fingerprint", c.Fingerprint == nil},
 		{"Subject", c.Subject == nil},
 		{"NewID", c.NewID == nil},
 	} {

@@ -185,7 +185,9 @@ func (r *Remote) recordLine(ctx context.Context, repo *repository, m *mark, ref,
 func (r *Remote) record(ctx context.Context, repo *repository, e entry) (outcome, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, recordWithin, errors.New("recording a push took longer than "+recordWithin.String()))
 	defer cancel()
-	delivery, body := e.keys()
+	// Nothing but the line, so that whoever reads it records the same push.
+	body := r.cfg.Fingerprint(repo.project, e.raw())
+	delivery := body[:32]
 	cmd := domain.ReceivePush{
 		Push: domain.PushID(r.cfg.NewID("psh")), Project: repo.project, Source: source, Delivery: delivery,
 		Kind: "push", Ref: e.ref, Before: e.old, Commit: e.new, Body: body,

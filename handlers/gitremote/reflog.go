@@ -1,8 +1,6 @@
 package gitremote
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"regexp"
 	"strconv"
@@ -55,14 +53,6 @@ func (e entry) raw() []byte {
 		text += strconv.Itoa(e.repeat) + "\n"
 	}
 	return []byte(text)
-}
-
-// keys gives the id of the delivery and the hash of its body. They depend on
-// nothing but the line, so that whoever reads it records the same push.
-func (e entry) keys() (delivery, body string) {
-	sum := sha256.Sum256(e.raw())
-	body = hex.EncodeToString(sum[:])
-	return body[:32], body
 }
 
 // ours says whether the line was written for a push through this remote.

@@ -87,7 +87,7 @@ func setup(t *testing.T, change ...func(*gitremote.Config)) *bundle {
 	b.receiver = &breakable{Handler: b.commands}
 	b.config = gitremote.Config{
 		Root: filepath.Join(t.TempDir(), "git"), Store: b.store, Receiver: b.receiver, Projects: projects{b.commands}, Access: access{tokens},
-		Leader: records.NewLeaders(pool, log), Seal: b.deliveries.Seal, Subject: b.keys.Actor, NewID: newID, Log: log,
+		Leader: records.NewLeaders(pool, log), Seal: b.deliveries.Seal, Fingerprint: b.keys.Fingerprint, Subject: b.keys.Actor, NewID: newID, Log: log,
 		HookProgram: os.Args[0], Every: time.Hour, // the tests reconcile when they want to
 	}
 	for _, f := range change {

@@ -70,7 +70,7 @@ func setup(t *testing.T) *bundle {
 	b.commands, err = commands.New(commands.Config{Store: b.store, Sealer: b.subjects, Log: log})
 	must(t, err)
 	b.config = webhook.Config{
-		Receiver: b.commands, Secrets: secretsOf{b.secrets}, Seal: b.deliveries.Seal, Subject: b.keys.Actor, NewID: newID, Log: log,
+		Receiver: b.commands, Secrets: secretsOf{b.secrets}, Seal: b.deliveries.Seal, Fingerprint: b.keys.Fingerprint, Subject: b.keys.Actor, NewID: newID, Log: log,
 	}
 	b.url = b.serve(t, b.config)
 	b.create(t, project, "master")

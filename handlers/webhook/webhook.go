@@ -12,8 +12,6 @@ package webhook
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -55,11 +53,14 @@ type Config struct {
 	Receiver Receiver // required
 	Secrets  Secrets  // required
 	// Seal encrypts a raw delivery under a key of its own, for the place that id names.
-	Seal    func(id string, raw []byte) (keyID string, sealed []byte, err error)
-	Subject func(provider, person string) string // opaque id of a person, an HMAC; required
-	NewID   domain.NewID                         // required
-	Now     func() time.Time                     // default time.Now
-	Log     *slog.Logger                         // default: none
+	Seal func(id string, raw []byte) (keyID string, sealed []byte, err error)
+	// Fingerprint tells equal deliveries from different ones, for ever: a MAC, because a plain hash would tell who guesses
+	// what an erased person has sent; 64 hex digits; required.
+	Fingerprint func(project domain.ProjectID, raw []byte) string
+	Subject     func(provider, person string) string // opaque id of a person, an HMAC; required
+	NewID       domain.NewID                         // required
+	Now         func() time.Time                     // default time.Now
+	Log         *slog.Logger                         // default: none
 
 	MaxDeliveries int           // handled at the same time; default 64
 	ReadWithin    time.Duration // for a body to arrive; default 20 s
@@ -76,6 +77,7 @@ func (c Config) Validate() error {
 		{"Receiver", c.Receiver == nil},
 		{"Secrets", c.Secrets == nil},
 		{"Seal", c.Seal == nil},
+		{"Fingerprint", c.Fingerprint == nil},
 		{"Subject", c.Subject == nil},
 		{"NewID", c.NewID == nil},
 	} {
@@ -257,10 +259,10 @@ type source struct {
 
 // record hands on a delivery whose signature was good.
 func (h *Handler) record(ctx context.Context, s source, header http.Header, body []byte) (commands.Received, error) {
-	hash := sha256.Sum256(body)
+	fingerprint := h.cfg.Fingerprint(s.project, body)
 	cmd := domain.ReceivePush{
 		Push: domain.PushID(h.cfg.NewID("psh")), Project: s.project, Source: s.name,
-		Delivery: deliveryID(s.provider.ID(header), hash), Body: hex.EncodeToString(hash[:]),
+		Delivery: deliveryID(s.provider.ID(header), fingerprint), Body: fingerprint,
 	}
 	d, problem := s.provider.Parse(header, body)
 	if problem != nil {
@@ -298,11 +300,11 @@ var hostID = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 
 // deliveryID is the host's own id when it can stand in a stream's name, else
 // one made from the body.
-func deliveryID(given string, body [sha256.Size]byte) string {
+func deliveryID(given, fingerprint string) string {
 	if hostID.MatchString(given) {
 		return given
 	}
-	return "sha256-" + hex.EncodeToString(body[:])
+	return "mac-" + fingerprint
 }
 
 // person makes a personal field; the subject is the same whenever the host

@@ -3,7 +3,9 @@ package seal
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -226,6 +228,32 @@ func TestKeysNeverShowInText(t *testing.T) {
 	for _, v := range []any{keys.master, keys, subjects, mine} {
 		if text := fmt.Sprintf("%v %+v %s", v, v, v); strings.Contains(text, "7 7 7") || strings.Contains(text, "map[") || strings.Contains(text, "[") {
 			t.Errorf("%T shows %s", v, text)
+		}
+	}
+}
+
+func TestFingerprintsStayTheSameForEverAndNeedTheKey(t *testing.T) {
+	t.Parallel()
+	g := golden{Master: base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{7}, keySize))}
+	k, _ := g.open(t)
+	raw := []byte(`{"pusher":"Ada <ada@example.org>"}`)
+	before := k.Fingerprint("prj_1", raw)
+	if err := k.make(t.Context(), Fingerprints, 2); err != nil {
+		t.Fatal(err)
+	}
+	if err := k.load(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if after := k.Fingerprint("prj_1", raw); after != before || len(after) != 64 {
+		t.Errorf("got %s, before the new key it was %s", after, before)
+	}
+	plain, other := sha256.Sum256(raw), golden{Master: base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{8}, keySize))}
+	elsewhere, _ := other.open(t)
+	for name, got := range map[string]string{
+		"a plain hash": hex.EncodeToString(plain[:]), "another installation": elsewhere.Fingerprint("prj_1", raw), "another project": k.Fingerprint("prj_2", raw),
+	} {
+		if got == before {
+			t.Errorf("%s gives the same fingerprint", name)
 		}
 	}
 }
