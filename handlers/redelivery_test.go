@@ -2,6 +2,7 @@ package handlers_test
 
 import (
 	"context"
+	"crypto/ed25519"
 	"encoding/json"
 	"errors"
 	"sync/atomic"
@@ -50,11 +51,20 @@ func TestAJobThatEveryWorkerFailsOnEndsAsAFailureEvent(t *testing.T) {
 					return errors.New("the disk is full")
 				})
 			})
+			public, key, err := ed25519.GenerateKey(nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			p.must(t, domain.EnrollWorker{Worker: "wrk_broken", Class: "build", PublicKey: public})
+			beat, err := bus.SignHeartbeat(bus.Heartbeat{Worker: "wrk_broken", Incarnation: "one", Class: bus.KindBuild, Slots: 1}, key)
+			if err != nil {
+				t.Fatal(err)
+			}
 			w.goes("its heartbeats", func(ctx context.Context) error {
 				tick := time.NewTicker(500 * time.Millisecond)
 				defer tick.Stop()
 				for {
-					_ = b.PublishHeartbeat(ctx, bus.Heartbeat{Worker: "wrk_broken", Incarnation: "one", Class: bus.KindBuild, Slots: 1})
+					_ = b.PublishHeartbeat(ctx, beat)
 					select {
 					case <-ctx.Done():
 						return nil

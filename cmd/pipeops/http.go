@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/pipeops/pipeops/graph"
+	"github.com/pipeops/pipeops/handlers/claims"
 	"github.com/pipeops/pipeops/handlers/ingest"
 	"github.com/pipeops/pipeops/internal/bus"
 	"github.com/pipeops/pipeops/projections"
@@ -46,6 +47,7 @@ type health struct {
 	bus       bus.Bus
 	projector *projections.Projector
 	ingest    *ingest.Ingest
+	claims    *claims.Claims
 }
 
 // ready answers 200 when the database, the bus and the projections are well, else 503 and which isn't.
@@ -83,6 +85,7 @@ func (h *health) metrics() http.Handler {
 	counter("pipeops_reports_stale_total", "Reports of attempts that were over.", func() float64 { return float64(h.ingest.Stale.Load()) })
 	counter("pipeops_reports_forged_total", "Reports with a wrong token or a forbidden item.", func() float64 { return float64(h.ingest.Forged.Load()) })
 	counter("pipeops_reports_refused_total", "Items that the domain refused.", func() float64 { return float64(h.ingest.Refused.Load()) })
+	counter("pipeops_heartbeats_unsigned_total", "Heartbeats that no enrolled worker has signed.", func() float64 { return float64(h.claims.Unsigned.Load()) })
 	reg.MustRegister(&gauges{h}, h.projector)
 	return promhttp.HandlerFor(reg, promhttp.HandlerOpts{})
 }

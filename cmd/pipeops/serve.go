@@ -77,6 +77,7 @@ func serve(ctx context.Context, cfg config.Config, c *core, b bus.Bus, l net.Lis
 	if err != nil {
 		return err
 	}
+	granting := claims.New(claims.Config{Bus: b, Commands: c.commands, Leases: c.claims, Keys: c.keys, Secrets: a.jobSecrets, Now: now, Log: log})
 	in := ingest.New(ingest.Config{Bus: b, Commands: c.commands, Keys: c.keys, Logs: c.logs, Now: now, Log: log})
 	api, err := graph.New(graph.Config{
 		Queries: projector.Queries(), Commands: c.commands, Tokens: a, Secrets: c.secrets, Logs: c.logs, Workers: c.claims,
@@ -92,7 +93,7 @@ func serve(ctx context.Context, cfg config.Config, c *core, b bus.Bus, l net.Lis
 	if err != nil {
 		return err
 	}
-	handler := routes(doors{api: api, hooks: hooks, remote: remote, audit: auditor, health: &health{core: c, bus: b, projector: projector, ingest: in}})
+	handler := routes(doors{api: api, hooks: hooks, remote: remote, audit: auditor, health: &health{core: c, bus: b, projector: projector, ingest: in, claims: granting}})
 
 	g, ctx := errgroup.WithContext(ctx)
 	run := func(name string, f func(context.Context) error) {
@@ -107,7 +108,7 @@ func serve(ctx context.Context, cfg config.Config, c *core, b bus.Bus, l net.Lis
 	run("projections", projector.Run)
 	run("git remote", remote.Run)
 	run("ingest", in.Run)
-	run("claims", claims.New(claims.Config{Bus: b, Commands: c.commands, Leases: c.claims, Keys: c.keys, Secrets: a.jobSecrets, Now: now, Log: log}).Run)
+	run("claims", granting.Run)
 	run("policies", policies.New(policies.Config{Store: c.store, Commands: c.commands, Leader: c.leaders, NewID: newID, Now: now, Log: log}).Run)
 	run("schedule", schedule.New(schedule.Config{Store: c.store, Commands: c.commands, Bus: b, Leader: c.leaders, Leases: c.claims, Now: now, Log: log}).Run)
 	run("relay", relay.New(relay.Config{Store: c.store, Bus: b, Leader: c.leaders, Log: log}).Run)

@@ -4,7 +4,8 @@
 //
 // Invariants it keeps: only an enrolled worker whose signature holds gets a
 // grant, and only of its class; the same claim id gets the same attempt; a
-// token is an HMAC and so is checked without being stored.
+// token is an HMAC and so is checked without being stored; a heartbeat counts only
+// with the signature of its worker.
 package claims
 
 import (
@@ -14,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -40,10 +42,13 @@ type Config struct {
 }
 
 // Claims answers workers. Use New.
-type Claims struct{ cfg Config }
+type Claims struct {
+	cfg      Config
+	Unsigned atomic.Int64 // heartbeats that no enrolled worker of their class has signed
+}
 
 // New gives the claims.
-func New(cfg Config) *Claims { return &Claims{cfg} }
+func New(cfg Config) *Claims { return &Claims{cfg: cfg} }
 
 // Run answers claims and heartbeats until ctx ends.
 func (c *Claims) Run(ctx context.Context) error {
@@ -101,12 +106,10 @@ func (c *Claims) decide(ctx context.Context, claim bus.Claim, signed bus.Signed)
 
 // verify holds a claim against the enrolment of its worker.
 func (c *Claims) verify(ctx context.Context, claim bus.Claim, signed bus.Signed) error {
-	read := domain.EnrollWorker{Worker: claim.Worker}
-	state, _, err := c.cfg.Commands.Load(ctx, read)
+	w, err := c.enrolled(ctx, claim.Worker)
 	if err != nil {
 		return err
 	}
-	w := domain.Of[domain.Worker](state, domain.WorkerStream(claim.Worker))
 	switch {
 	case len(w.PublicKey) != ed25519.PublicKeySize || !ed25519.Verify(w.PublicKey, signed.Claim, signed.Signature):
 		return &domain.Refusal{Code: "NOT_ENROLLED", Field: "worker", Message: "worker " + string(claim.Worker) + " isn't enrolled with this key", Fix: "enroll it: pipeops worker enroll --class " + string(claim.Kind)}
@@ -116,6 +119,12 @@ func (c *Claims) verify(ctx context.Context, claim bus.Claim, signed bus.Signed)
 		return &domain.Refusal{Code: "BAD_KEY", Field: "ephemeralKey", Message: "an X25519 public key has 32 bytes"}
 	}
 	return nil
+}
+
+// enrolled is what is known of a worker; nothing of one that isn't.
+func (c *Claims) enrolled(ctx context.Context, id domain.WorkerID) (*domain.Worker, error) {
+	state, _, err := c.cfg.Commands.Load(ctx, domain.EnrollWorker{Worker: id})
+	return domain.Of[domain.Worker](state, domain.WorkerStream(id)), err
 }
 
 // grant tells the worker what was decided; for a claim id that was granted
@@ -192,8 +201,20 @@ func (c *Claims) sealed(ctx context.Context, claim bus.Claim, attempt domain.Att
 	return seal.To(claim.EphemeralKey, plain)
 }
 
-// Heartbeat renews leases and answers with what is stored.
-func (c *Claims) Heartbeat(ctx context.Context, h bus.Heartbeat) error {
+// Heartbeat renews leases and answers with what is stored. One that its worker
+// didn't sign is counted and dropped: it could end the attempts of others.
+func (c *Claims) Heartbeat(ctx context.Context, signed bus.SignedHeartbeat) error {
+	var h bus.Heartbeat
+	if err := json.Unmarshal(signed.Heartbeat, &h); err != nil || h.Worker == "" || h.Incarnation == "" {
+		return c.unsigned(ctx, "", err)
+	}
+	w, err := c.enrolled(ctx, h.Worker)
+	if err != nil {
+		return fmt.Errorf("heartbeat of %s: %w", h.Worker, err)
+	}
+	if !signed.SignedBy(w.PublicKey) || w.Class != string(h.Class) {
+		return c.unsigned(ctx, h.Worker, nil)
+	}
 	beat := records.Beat{Worker: h.Worker, Incarnation: h.Incarnation, Class: string(h.Class), Slots: h.Slots, Stopping: h.Stopping}
 	answer := bus.HeartbeatAnswer{Beat: h.Beat, Running: []bus.Stored{}}
 	for _, r := range h.Running {
@@ -220,6 +241,12 @@ func (c *Claims) Heartbeat(ctx context.Context, h bus.Heartbeat) error {
 		}
 	}
 	return c.cfg.Bus.PublishAnswer(ctx, h.Incarnation, bus.Answer{Heartbeat: &answer})
+}
+
+func (c *Claims) unsigned(ctx context.Context, worker domain.WorkerID, err error) error {
+	c.Unsigned.Add(1)
+	c.cfg.Log.WarnContext(ctx, "heartbeat that no enrolled worker has signed is dropped", "worker", worker, "err", err)
+	return nil
 }
 
 // Stored tells how far an attempt is in the store, and whether it shall stop.

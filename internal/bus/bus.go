@@ -44,7 +44,7 @@ type Bus interface {
 	// PublishClaim asks for the work of a job.
 	PublishClaim(context.Context, Signed) error
 	// PublishHeartbeat tells that a worker lives. Not durable, and never tried again.
-	PublishHeartbeat(context.Context, Heartbeat) error
+	PublishHeartbeat(context.Context, SignedHeartbeat) error
 	// PublishAnswer answers the worker of that incarnation; if it is gone the answer is dropped, and nil returned.
 	PublishAnswer(ctx context.Context, incarnation string, a Answer) error
 	// PublishReport tells steps of an attempt. Who publishes the reports of one subject one after the other gets them
@@ -60,7 +60,7 @@ type Bus interface {
 	// ConsumeClaims handles claims, several at once.
 	ConsumeClaims(ctx context.Context, handle func(context.Context, Signed) error) error
 	// ConsumeHeartbeats handles heartbeats one at a time. What fails is dropped.
-	ConsumeHeartbeats(ctx context.Context, handle func(context.Context, Heartbeat) error) error
+	ConsumeHeartbeats(ctx context.Context, handle func(context.Context, SignedHeartbeat) error) error
 	// ConsumeAnswers handles what is answered to that incarnation, one at a time, in order. The queue lives as long
 	// as the call and the connection: what is answered before or between is dropped. What fails too often is dropped.
 	ConsumeAnswers(ctx context.Context, incarnation string, handle func(context.Context, Answer) error) error

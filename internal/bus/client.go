@@ -65,7 +65,7 @@ func (c *client) PublishClaim(ctx context.Context, s Signed) error {
 	return c.send(ctx, "claim", claimRoute, s, nil)
 }
 
-func (c *client) PublishHeartbeat(ctx context.Context, h Heartbeat) error {
+func (c *client) PublishHeartbeat(ctx context.Context, h SignedHeartbeat) error {
 	return c.send(ctx, "heartbeat", heartbeatRoute, h, nil)
 }
 
@@ -143,7 +143,7 @@ func (c *client) ConsumeClaims(ctx context.Context, handle func(context.Context,
 	return c.receive(ctx, q, q.readers, decoding(handle))
 }
 
-func (c *client) ConsumeHeartbeats(ctx context.Context, handle func(context.Context, Heartbeat) error) error {
+func (c *client) ConsumeHeartbeats(ctx context.Context, handle func(context.Context, SignedHeartbeat) error) error {
 	q := queues["heartbeats"]
 	return c.receive(ctx, q, q.readers, decoding(handle))
 }

@@ -3,6 +3,7 @@ package bus
 
 import (
 	"context"
+	"crypto/ed25519"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -148,11 +149,17 @@ func testRoundTrip(t *testing.T, open opener) {
 	must(t, b.PublishClaim(ctx, claim))
 	equal(t, receive(t, claims, "claim"), claim)
 
-	beats := make(chan Heartbeat)
+	beats := make(chan SignedHeartbeat)
 	background(t, func(ctx context.Context) error { return b.ConsumeHeartbeats(ctx, into(beats)) })
-	beat := Heartbeat{Worker: "wrk_1", Incarnation: "i1", Class: KindBuild, Slots: 2, Running: []Running{{"bld_1.1", "t", 7}}}
+	_, key, err := ed25519.GenerateKey(nil)
+	must(t, err)
+	beat, err := SignHeartbeat(Heartbeat{Worker: "wrk<1>", Incarnation: "i1", Class: KindBuild, Slots: 2, Running: []Running{{"bld_1.1", "t", 7}}}, key)
+	must(t, err)
 	must(t, b.PublishHeartbeat(ctx, beat))
-	equal(t, receive(t, beats, "heartbeat"), beat)
+	got := receive(t, beats, "heartbeat")
+	equal(t, got, beat)
+	equal(t, got.SignedBy(key.Public().(ed25519.PublicKey)), true)
+	equal(t, got.SignedBy(nil), false)
 
 	answers := make(chan Answer, 1000)
 	background(t, func(ctx context.Context) error { return b.ConsumeAnswers(ctx, "i1", into(answers)) })
@@ -461,13 +468,13 @@ func testHeartbeatFails(t *testing.T, open opener) {
 	b := open(t)
 	seen := make(chan int, 10)
 	background(t, func(ctx context.Context) error {
-		return b.ConsumeHeartbeats(ctx, func(_ context.Context, h Heartbeat) error {
-			seen <- h.Slots
+		return b.ConsumeHeartbeats(ctx, func(_ context.Context, h SignedHeartbeat) error {
+			seen <- int(h.Signature[0])
 			return errors.New("database away")
 		})
 	})
 	for i := range 3 {
-		must(t, b.PublishHeartbeat(t.Context(), Heartbeat{Slots: i}))
+		must(t, b.PublishHeartbeat(t.Context(), SignedHeartbeat{Heartbeat: json.RawMessage(`{}`), Signature: []byte{byte(i)}}))
 	}
 	for i := range 3 {
 		equal(t, receive(t, seen, "heartbeat"), i)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"strconv"
 	"testing"
 	"time"
 )
@@ -50,9 +51,9 @@ func TestInProcessHeartbeatsAreBounded(t *testing.T) {
 	b := NewInProcess(testRetry)
 	t.Cleanup(func() { _ = b.Close() })
 	for i := range fleetingLimit + 5 {
-		must(t, b.PublishHeartbeat(t.Context(), Heartbeat{Slots: i}))
+		must(t, b.PublishHeartbeat(t.Context(), SignedHeartbeat{Heartbeat: json.RawMessage(strconv.Itoa(i))}))
 	}
-	first := make(chan Heartbeat)
+	first := make(chan SignedHeartbeat)
 	background(t, func(ctx context.Context) error { return b.ConsumeHeartbeats(ctx, into(first)) })
-	equal(t, receive(t, first, "heartbeat").Slots, 5)
+	equal(t, string(receive(t, first, "heartbeat").Heartbeat), "5")
 }

@@ -1,7 +1,9 @@
 package bus
 
 import (
+	"crypto/ed25519"
 	"encoding/json"
+	"fmt"
 
 	"github.com/pipeops/pipeops/domain"
 )
@@ -74,8 +76,32 @@ type Refusal struct {
 	Reason  string `json:"reason"`
 }
 
+// SignedHeartbeat is a heartbeat with the signature of the worker's enrolled
+// key over it: a new incarnation ends the attempts of the one before.
+type SignedHeartbeat struct {
+	Heartbeat json.RawMessage `json:"heartbeat"`
+	Signature []byte          `json:"signature"` // Ed25519, over "pipeops/heartbeat/1\n" and the exact bytes
+}
+
+// SignHeartbeat signs what a worker tells.
+func SignHeartbeat(h Heartbeat, key ed25519.PrivateKey) (SignedHeartbeat, error) {
+	text, err := json.Marshal(h)
+	if err != nil {
+		return SignedHeartbeat{}, fmt.Errorf("sign the heartbeat of %s: %w", h.Worker, err)
+	}
+	return SignedHeartbeat{Heartbeat: text, Signature: ed25519.Sign(key, heartbeatText(text))}, nil
+}
+
+// SignedBy says whether the key made the signature.
+func (s SignedHeartbeat) SignedBy(key []byte) bool {
+	return len(key) == ed25519.PublicKeySize && ed25519.Verify(key, heartbeatText(s.Heartbeat), s.Signature)
+}
+
+// heartbeatText is what is signed: nothing else that a worker signs can pass for a heartbeat.
+func heartbeatText(text []byte) []byte { return append([]byte("pipeops/heartbeat/1\n"), text...) }
+
 // Heartbeat keeps the leases of what a worker runs, and tells its free slots.
-// Sent every 2 s on `pipeops.claims`, also when idle; not durable.
+// Sent signed every 2 s on `pipeops.claims`, also when idle; not durable.
 type Heartbeat struct {
 	Worker      domain.WorkerID `json:"worker"`
 	Incarnation string          `json:"incarnation"`

@@ -24,7 +24,7 @@ func NewClaims(pool *pgxpool.Pool) *Claims { return &Claims{pool} }
 // Beat is what a verified heartbeat says.
 type Beat struct {
 	Worker      domain.WorkerID
-	Incarnation string // new at each start of the worker
+	Incarnation string // new at each start of the worker, and greater (UUIDv7): an old heartbeat sent again ends nothing
 	Class       string
 	Slots       int // in all
 	Stopping    bool
@@ -77,7 +77,7 @@ func takeOver(ctx context.Context, tx pgx.Tx, b Beat) ([]domain.AttemptID, error
 	if err != nil {
 		return nil, err
 	}
-	rows, err := tx.Query(ctx, "DELETE FROM pipeops.claim_attempts WHERE worker = $1 AND incarnation <> $2 RETURNING attempt",
+	rows, err := tx.Query(ctx, "DELETE FROM pipeops.claim_attempts WHERE worker = $1 AND incarnation < $2 RETURNING attempt",
 		b.Worker, b.Incarnation)
 	if err != nil {
 		return nil, err
@@ -92,7 +92,7 @@ func (c *Claims) Slots(ctx context.Context) (map[string]int, error) {
 		Slots int
 	}
 	classes, err := list(ctx, c.pool, "count slots", pgx.RowToStructByPos[class], `SELECT class, sum(slots)::integer
-		FROM (SELECT DISTINCT ON (worker) * FROM pipeops.claims ORDER BY worker, since DESC) newest
+		FROM (SELECT DISTINCT ON (worker) * FROM pipeops.claims ORDER BY worker, incarnation DESC) newest
 		WHERE last_seen > clock_timestamp() - $1::interval AND NOT stopping GROUP BY class`, aliveFor)
 	slots := map[string]int{}
 	for _, class := range classes {

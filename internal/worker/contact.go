@@ -123,7 +123,11 @@ func (w *Worker) hasten() {
 func (w *Worker) beat(ctx context.Context) {
 	ctx, cancel := context.WithTimeoutCause(ctx, w.cfg.Heartbeat, errBeat)
 	defer cancel()
-	if err := w.cfg.Bus.PublishHeartbeat(ctx, w.heartbeat()); err != nil {
+	signed, err := bus.SignHeartbeat(w.heartbeat(), w.cfg.Key)
+	if err == nil {
+		err = w.cfg.Bus.PublishHeartbeat(ctx, signed)
+	}
+	if err != nil {
 		w.cfg.Log.DebugContext(ctx, "heartbeat was not sent", "err", err)
 	}
 }

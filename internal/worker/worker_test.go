@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -233,7 +234,7 @@ func (f *faulty) PublishLogChunk(ctx context.Context, c bus.LogChunk) error {
 	return f.Bus.PublishLogChunk(ctx, c)
 }
 
-func (f *faulty) PublishHeartbeat(ctx context.Context, h bus.Heartbeat) error {
+func (f *faulty) PublishHeartbeat(ctx context.Context, h bus.SignedHeartbeat) error {
 	if f.heartbeat != nil {
 		f.heartbeat(ctx)
 	}
@@ -401,11 +402,9 @@ type forgetful struct {
 	forget atomic.Bool
 }
 
-func (f *forgetful) PublishHeartbeat(ctx context.Context, h bus.Heartbeat) error {
-	for i := range h.Running {
-		if f.forget.Load() {
-			h.Running[i].Token = "of another key"
-		}
+func (f *forgetful) PublishHeartbeat(ctx context.Context, h bus.SignedHeartbeat) error {
+	if f.forget.Load() {
+		h.Heartbeat = regexp.MustCompile(`"token":"[^"]*"`).ReplaceAll(h.Heartbeat, []byte(`"token":"of another key"`))
 	}
 	return f.Bus.PublishHeartbeat(ctx, h)
 }
@@ -507,7 +506,7 @@ func (d *delayed) thaw(beats bool) {
 	d.beats = d.beats && !beats
 }
 
-func (d *delayed) PublishHeartbeat(ctx context.Context, h bus.Heartbeat) error {
+func (d *delayed) PublishHeartbeat(ctx context.Context, h bus.SignedHeartbeat) error {
 	d.mu.Lock()
 	held := d.beats
 	d.mu.Unlock()

@@ -358,7 +358,11 @@ func token(a domain.AttemptID, incarnation string) string {
 	return "token of " + string(a) + " for " + incarnation
 }
 
-func (p *ControlPlane) heartbeat(ctx context.Context, h bus.Heartbeat) error {
+func (p *ControlPlane) heartbeat(ctx context.Context, signed bus.SignedHeartbeat) error {
+	var h bus.Heartbeat
+	if err := json.Unmarshal(signed.Heartbeat, &h); err != nil {
+		return err
+	}
 	answer := bus.HeartbeatAnswer{Beat: h.Beat, Running: []bus.Stored{}}
 	p.mu.Lock()
 	p.beats = append(p.beats, h)
