@@ -2,6 +2,7 @@ package graph
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"sync"
 
@@ -138,12 +139,18 @@ func (m moments) pin(ctx context.Context, a *answered, field *graphql.FieldConte
 	if !ok || asOf == nil {
 		return a.now()
 	}
-	c, err := m.moment(ctx, "asOf", *asOf)
-	if err != nil {
-		return at, err
+	if at.AsOf = &asOf.Cursor; !asOf.Time.IsZero() {
+		c, err := m.moment(ctx, "asOf", *asOf)
+		if err != nil {
+			return at, err
+		}
+		at.AsOf = &c
 	}
-	at.AsOf = &c
-	return m.config.Queries.Pin(ctx, at, models...)
+	at, err = m.config.Queries.Pin(ctx, at, models...)
+	if _, wrong := errors.AsType[*projections.CursorError](err); wrong {
+		err = &inField{"asOf", err}
+	}
+	return at, err
 }
 
 // now gives the moment for the fields of a query that name none: what all that they are answered from has seen.
