@@ -7,6 +7,8 @@ export interface DashboardSearch {
   project?: string;
   /** Id of the build whose output is open. */
   log?: string;
+  /** "<environment id>/<service id>" whose release is explained, instead of the last push. */
+  why?: string;
 }
 
 const text = (value: unknown) => (typeof value === "string" && value !== "" ? value : undefined);
@@ -16,7 +18,7 @@ const rootRoute = createRootRoute({ component: Outlet });
 const dashboardRoute = createRoute({
   getParentRoute: () => rootRoute,
   path: "/",
-  validateSearch: (search: Record<string, unknown>): DashboardSearch => ({ project: text(search.project), log: text(search.log) }),
+  validateSearch: (search: Record<string, unknown>): DashboardSearch => ({ project: text(search.project), log: text(search.log), why: text(search.why) }),
   component: function DashboardRoute() {
     return <Dashboard {...dashboardRoute.useSearch()} />;
   },

@@ -5,7 +5,7 @@ export const commit = "7f3a1c9e5b2d4f60718293a4b5c6d7e8f9012345";
 
 export function status(change: Fixture = {}): Fixture {
   return {
-    environment: "env_1", service: "svc_1", environmentName: "production", serviceName: "hello", commit,
+    projectName: "hello", environment: "env_1", service: "svc_1", environmentName: "production", serviceName: "hello", commit,
     address: "hello.hello-production-a1b2c3.svc:80", phase: "SUCCEEDED", quarantined: [], ...change,
   };
 }
@@ -57,6 +57,32 @@ export const entries = {
     subject: "dep_1", type: "DeploymentSucceeded", severity: "SUCCESS", at: "2026-11-23T10:00:09.000000Z",
   }),
 };
+
+export function step(event: string, text: string, change: Fixture = {}): Fixture {
+  return {
+    cursor: "1.40", event, type: "BuildSucceeded", at: "2026-11-23T10:00:05.200000Z", subject: "bld_1", text,
+    who: "builder wrk_1", diagnosis: null, ...change,
+  };
+}
+
+/** Why hello runs what it runs in production: a push is live, and a later one was rolled back. */
+export function why(change: Fixture = {}): Fixture {
+  return {
+    why: {
+      environmentName: "production", serviceName: "hello", asOf: "1.60", since: "2026-11-23T10:00:09.000000Z", release: { commit, image: "registry/hello@sha256:1f2e" },
+      steps: [
+        step("e3", "7f3a1c9 serves, with configuration 3", { cursor: "1.60", type: "ReleaseActivated", who: "deployer wrk_2", subject: "rel_1" }),
+        step("e2", "build succeeded: sha256:1f2e (4.2 s)", { cursor: "1.50" }),
+        step("e1", "push of 7f3a1c9 to main (github, delivery 1)", { cursor: "1.40", type: "PushReceived", who: "Ada", subject: "psh_1" }),
+      ],
+      beside: [{
+        subject: "psh_2", commit: "c".repeat(40), outcome: "ROLLED_BACK", text: "rolled back by itself: Deployment failed",
+        steps: [step("e9", "rollout failed: Deployment failed", { cursor: "1.59", type: "DeploymentFailed", subject: "dep_2", diagnosis: diagnosis({ title: "Deployment failed" }) })],
+      }],
+      more: 0, ...change,
+    },
+  };
+}
 
 interface PushParts {
   push?: Fixture;

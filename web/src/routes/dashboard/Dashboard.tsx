@@ -13,6 +13,7 @@ import { Loading } from "./Loading";
 import { ProjectList } from "./ProjectList";
 import { signOut } from "./session";
 import { SignIn } from "./SignIn";
+import { Why } from "./Why";
 
 const ProjectsDocument = graphql(`
   query Projects($atLeast: Cursor) {
@@ -47,7 +48,7 @@ export function Dashboard(search: DashboardSearch) {
   );
 }
 
-function Projects({ project, log: openLog }: DashboardSearch) {
+function Projects({ project, log: openLog, why }: DashboardSearch) {
   const log = useLog();
   const { data, error } = useAt(ProjectsDocument, atCursor);
   const failure = error ?? (log.cursor === undefined ? log.error : undefined);
@@ -60,7 +61,10 @@ function Projects({ project, log: openLog }: DashboardSearch) {
     <div className={styles.page}>
       <ProjectList projects={data.projects} selected={selected?.id} />
       <main id="content" className={styles.content}>
-        {selected ? <LastPush key={selected.id} project={selected.id} openLog={openLog} /> : <NoSuchProject name={project ?? ""} />}
+        {!selected && <NoSuchProject name={project ?? ""} />}
+        {selected && (why
+          ? <Why key={why} project={selected.name} place={why} />
+          : <LastPush key={selected.id} project={selected.id} openLog={openLog} />)}
       </main>
     </div>
   );

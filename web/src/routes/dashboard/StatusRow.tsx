@@ -1,3 +1,4 @@
+import { Link } from "@tanstack/react-router";
 import { Icon } from "../../components/Icon";
 import { toneOfPhase, words } from "../../components/tone";
 import { shortCommit } from "../../format";
@@ -6,6 +7,9 @@ import styles from "./StatusRow.module.css";
 
 const StatusFields = graphql(`
   fragment StatusRow on Status {
+    projectName
+    environment
+    service
     environmentName
     serviceName
     commit
@@ -19,7 +23,7 @@ const StatusFields = graphql(`
 
 /** What serves in one environment, and how the latest deployment to it stands. */
 export function StatusRow({ status }: { status: FragmentType<typeof StatusFields> }) {
-  const { environmentName, serviceName, commit, address, phase, quarantined } = unmask(StatusFields, status);
+  const { projectName, environment, service, environmentName, serviceName, commit, address, phase, quarantined } = unmask(StatusFields, status);
   return (
     <li className={styles.row}>
       <Icon tone={phase ? toneOfPhase[phase] : "info"} label="" />
@@ -35,6 +39,13 @@ export function StatusRow({ status }: { status: FragmentType<typeof StatusFields
       )}
       {quarantined.length > 0 && (
         <span className={styles.barred}>{quarantined.length === 1 ? "1 release is barred" : `${quarantined.length} releases are barred`}</span>
+      )}
+      {phase && (
+        <span className={styles.why}>
+          <Link to="/" search={{ project: projectName, why: `${environment}/${service}` }}>
+            Why?<span className="hidden"> What {serviceName} runs in {environmentName}</span>
+          </Link>
+        </span>
       )}
     </li>
   );
