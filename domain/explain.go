@@ -233,11 +233,12 @@ func (t *tale) configuration(r DeploymentRequested) []Link {
 	return nil
 }
 
-// lifted gives who let a release go again that had failed before: it is decided with the deployment.
+// lifted gives who let a release go again that had failed before: that is decided with something of the deployment.
 func (t *tale) lifted(r DeploymentRequested) (steps []Link) {
-	request := t.told[DeploymentStream(r.Deployment)]
+	life := t.told[DeploymentStream(r.Deployment)]
 	for _, h := range t.barred {
-		if e, ok := h.Event.(QuarantineLifted); ok && e.Release == r.Release.ID && len(request) > 0 && together(h, request[0]) {
+		e, ok := h.Event.(QuarantineLifted)
+		if ok && e.Release == r.Release.ID && slices.ContainsFunc(life, func(of Happened) bool { return together(h, of) }) {
 			steps = append(steps, t.step(h, ""))
 		}
 	}

@@ -149,9 +149,8 @@ func seeded(t failer) *history {
 	h.do("scheduler", LoseBuildAttempt{Attempt: "bld_5.1", Reason: "no heartbeat for 15 s"})
 	h.build(5)
 	h.deploy("dep_5", DeploymentFailed{Diagnosis: Diagnosis{
-		ReleaseAtFault: true,
-		Code:           "CRASH_LOOP", Title: "Deployment failed: CrashLoopBackOff", Step: "rollout", Error: "back-off restarting failed container",
-		Reason: "the program ends with exit code 1 right after its start", Fixes: []string{"Look at its output"}, Run: "pipeops logs bld_5",
+		Code: "CRASH_LOOP", Title: "Deployment failed: CrashLoopBackOff", Step: "rollout", Error: "back-off restarting failed container",
+		Reason: "the program ends with exit code 1 right after its start", Fixes: []string{"Look at its output"}, Run: "pipeops logs bld_5", ReleaseAtFault: true,
 	}}, RolledBack{To: "rel_1", Available: 2, Duration: 4200})
 	return h
 }

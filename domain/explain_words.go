@@ -24,7 +24,10 @@ func (t *tale) words(h Happened) string {
 		return "quarantine of the release lifted"
 	case AttemptLost:
 		_, n, _ := e.Attempt.Split()
-		return fmt.Sprintf("attempt %d of %d lost its worker: %s", n, MaxAttempts, e.Reason)
+		if e.Stopped {
+			return fmt.Sprintf("attempt %d given back, its worker ends: %s", n, e.Reason)
+		}
+		return fmt.Sprintf("attempt %d lost its worker: %s", n, e.Reason)
 	case BuildEvent:
 		return t.wordsOfBuild(e)
 	case DeploymentEvent:
@@ -246,7 +249,7 @@ func quotedLine(p Personal) string {
 
 func attempt(a AttemptID) string {
 	_, n, _ := a.Split()
-	return fmt.Sprintf(", attempt %d of %d", n, MaxAttempts)
+	return fmt.Sprintf(", attempt %d", n)
 }
 
 func shortCommit(commit string) string { return commit[:min(7, len(commit))] }

@@ -49,7 +49,7 @@ func (r *Resolver) deployments(ctx context.Context, project string, environment,
 		return nil, err
 	}
 	if row == nil {
-		return nil, notFound("project", "project "+project, "see: pipeops project list")
+		return nil, noProject(ctx, project)
 	}
 	var e domain.Environment
 	var s domain.Service

@@ -49,9 +49,18 @@ func (r *Resolver) projectID(ctx context.Context, nameOrID string) (domain.Proje
 		return "", err
 	}
 	if p == nil {
-		return "", notFound("project", "project "+nameOrID, "see: pipeops project list")
+		return "", noProject(ctx, nameOrID)
 	}
 	return p.ID, nil
+}
+
+// noProject says that there is no such project, and as of when.
+func noProject(ctx context.Context, nameOrID string) error {
+	what := "project " + nameOrID
+	if then := at(ctx).AsOf; then != nil {
+		what += " as of " + then.String()
+	}
+	return notFound("project", what, "see: pipeops project list")
 }
 
 // loadProject folds a project from the log itself: who wants something must not meet yesterday's settings.

@@ -24,7 +24,7 @@ func (r *Resolver) why(ctx context.Context, environment string, service, project
 		return nil, err
 	}
 	if p == nil && value(project) != "" {
-		return nil, notFound("project", "project "+*project, "see: pipeops project list")
+		return nil, noProject(ctx, *project)
 	}
 	if p == nil {
 		return nil, nil

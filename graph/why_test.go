@@ -35,7 +35,7 @@ func TestWhatServesIsExplainedBackToThePushAndThePerson(t *testing.T) {
 	project := w.project("hello")
 	environment := ask[struct{ Project projectIDs }](w, `query($at: Cursor) { project(name: "hello", atLeast: $at) { environments { id } } }`,
 		map[string]any{"at": w.head().String()}).Project.Environments[0].ID
-	if empty := w.why(map[string]any{"environment": environment}); empty == nil || empty.Release != nil || len(empty.Steps)+len(empty.Beside) > 0 {
+	if empty := w.why(map[string]any{"environment": environment, "at": w.head().String()}); empty == nil || empty.Release != nil || len(empty.Steps)+len(empty.Beside) > 0 {
 		t.Errorf("before the first push: got %+v", empty)
 	}
 	first, build := w.push(project)
@@ -60,10 +60,10 @@ func TestWhatServesIsExplainedBackToThePushAndThePerson(t *testing.T) {
 	}
 	want := `1.17 0000000 serves, with configuration 3 (deployer wrk_1)
 1.16 rollout succeeded: 1 pod available at hello.svc:80 (0.0 s) (deployer wrk_1)
-1.14 rollout started, attempt 1 of 3 (act_1)
+1.14 rollout started, attempt 1 (act_1)
 1.12 deployment of 0000000 to production asked for, with configuration 3 (act_1)
 1.11 build succeeded: sha256:000000000000 (0.0 s) (builder wrk_1)
-1.8 build started, attempt 1 of 3 (act_1)
+1.8 build started, attempt 1 (act_1)
 1.7 build of 0000000 asked for, with configuration 3 (act_1)
 1.5 push of 0000000 to main, "fix" (github, delivery 1) (ada)
 1.4 configuration 3: environment production added (token …` + w.id[len(w.id)-6:] + `)

@@ -44,9 +44,13 @@ func (q *Queries) Moment(ctx context.Context, t time.Time) (domain.Cursor, error
 	return c, err
 }
 
-// Pin gives one moment for queries of several read models: at.AsOf, or else the newest that all of them have seen. The
-// same queries with the same moment give the same answers for ever, but for personal fields that were erased since. It
-// waits like a query; errors: *CursorError, *BehindError.
+// together is how long Pin waits for the slower read models to see what the fastest has seen.
+const together = 500 * time.Millisecond
+
+// Pin gives one moment for queries of several read models: at.AsOf, or else the newest that any of them has seen, once
+// all have; where one stands still or takes long, the newest that all have seen. The same queries with the same moment
+// give the same answers for ever, but for personal fields that were erased since. It waits like a query; errors:
+// *CursorError, *BehindError.
 func (q *Queries) Pin(ctx context.Context, at At, readModels ...string) (At, error) {
 	if at.AsOf != nil && !slices.ContainsFunc(readModels, func(name string) bool { return !slices.Contains(at.seen, name) }) {
 		return at, nil
@@ -57,14 +61,22 @@ func (q *Queries) Pin(ctx context.Context, at At, readModels ...string) (At, err
 	}
 	patience, cancel := context.WithTimeoutCause(ctx, q.p.config.Patience, errImpatient)
 	defer cancel()
+	var hurry <-chan time.Time
+	var newest int64 // that any of them had seen at first
 	for {
 		_, changed := q.p.marks.count(readModels)
 		known, err := q.p.checkpoints(ctx)
 		if err != nil {
 			return at, err
 		}
-		last, all := q.hindmost(known, readModels)
-		if all && last.Cursor.Position >= wanted && q.current(ctx, known, readModels) {
+		last, foremost, all := q.spread(known, readModels)
+		if hurry == nil && at.AsOf == nil && all {
+			hurry, newest = time.After(together), foremost
+		}
+		if last.StoppedPosition > 0 {
+			newest = 0
+		}
+		if all && last.Cursor.Position >= max(wanted, newest) && q.current(ctx, known, readModels) {
 			if at.AsOf == nil {
 				at.AsOf = &last.Cursor
 			}
@@ -77,6 +89,8 @@ func (q *Queries) Pin(ctx context.Context, at At, readModels ...string) (At, err
 				return at, &BehindError{last.Name, last.Cursor.Position, wanted, last.StoppedError}
 			}
 			return at, context.Cause(patience)
+		case <-hurry:
+			newest = 0
 		case <-changed:
 		case <-time.After(time.Second): // another process may be ahead of this one
 		}
@@ -109,17 +123,18 @@ func (q *Queries) checkpointOf(readModel string) string {
 	return at.checkpoint()
 }
 
-// hindmost gives the read model that has seen least; false when one has no tables yet.
-func (q *Queries) hindmost(known map[string]ProjectionStatus, readModels []string) (last ProjectionStatus, all bool) {
+// spread gives the read model that has seen least, and what that is that any has seen; false when one has no tables yet.
+func (q *Queries) spread(known map[string]ProjectionStatus, readModels []string) (last ProjectionStatus, newest int64, all bool) {
 	for i, name := range readModels {
 		status, there := known[q.checkpointOf(name)]
 		status.Name = name
 		if !there {
-			return status, false
+			return status, 0, false
 		}
 		if i == 0 || status.Cursor.Position < last.Cursor.Position {
 			last = status
 		}
+		newest = max(newest, status.Cursor.Position)
 	}
-	return last, len(readModels) > 0
+	return last, newest, len(readModels) > 0
 }
