@@ -233,12 +233,18 @@ func (w *world) report(a domain.AttemptID, sequence int64, item domain.Event) {
 		return
 	}
 	w.now = w.now.Add(time.Second)
-	result, err := w.commands.Report(w.t.Context(), a, sequence, item, w.now, "wrk_1")
+	_, err := w.commands.Report(w.t.Context(), a, sequence, []commands.Item{{Event: item, At: w.now}}, "wrk_1")
 	if _, refused := errors.AsType[*domain.Refusal](err); refused {
 		return
 	}
 	must(w.t, err)
-	w.follow(result.Events)
+	var ids []string
+	for i := range 8 { // more than an item ever leads to
+		ids = append(ids, domain.EventID(domain.ReportCommandID(a, sequence), i))
+	}
+	events, err := w.store.Find(w.t.Context(), ids...)
+	must(w.t, err)
+	w.follow(events)
 }
 
 // succeed takes a build to its image, and live where the branch is followed.
