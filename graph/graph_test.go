@@ -262,7 +262,7 @@ func TestDeployAndRollBackByHand(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	project := w.project("hello")
-	empty := ask[statusView](w, statusQuery, nil).Status
+	empty := ask[statusView](w, statusQuery, map[string]any{"at": w.head().String()}).Status
 	if len(empty) != 1 || empty[0].Phase != nil || empty[0].Latest != nil {
 		t.Errorf("before the first deployment: got %+v", empty)
 	}

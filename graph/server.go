@@ -34,6 +34,7 @@ import (
 	"github.com/pipeops/pipeops/domain"
 	"github.com/pipeops/pipeops/graph/generated"
 	"github.com/pipeops/pipeops/handlers/commands"
+	"github.com/pipeops/pipeops/handlers/replay"
 	"github.com/pipeops/pipeops/internal/records"
 	"github.com/pipeops/pipeops/projections"
 )
@@ -77,6 +78,7 @@ type Config struct {
 	Logs     Logs
 	Workers  Workers
 	Erasures Erasures
+	Replays  *replay.Replays
 	NewID    domain.NewID
 	Log      *slog.Logger
 	URL      string // where people and git hosts reach this server: "https://pipeops.example.org"
@@ -114,6 +116,7 @@ func (c Config) Validate() error {
 		{"Logs", c.Logs == nil},
 		{"Workers", c.Workers == nil},
 		{"Erasures", c.Erasures == nil},
+		{"Replays", c.Replays == nil},
 		{"NewID", c.NewID == nil},
 		{"Log", c.Log == nil},
 	} {

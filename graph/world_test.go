@@ -24,6 +24,7 @@ import (
 	"github.com/pipeops/pipeops/eventstore"
 	"github.com/pipeops/pipeops/graph"
 	"github.com/pipeops/pipeops/handlers/commands"
+	"github.com/pipeops/pipeops/handlers/replay"
 	"github.com/pipeops/pipeops/internal/records"
 	"github.com/pipeops/pipeops/internal/seal"
 	"github.com/pipeops/pipeops/internal/testenv"
@@ -47,11 +48,12 @@ type world struct {
 		logs    *records.LogChunks
 		claims  *records.Claims
 	}
-	server *httptest.Server
-	token  string
-	id     string // of the token
-	pushes int
-	now    time.Time
+	replays *replay.Replays
+	server  *httptest.Server
+	token   string
+	id      string // of the token
+	pushes  int
+	now     time.Time
 }
 
 // verifier turns records.Tokens into what graph asks for.
@@ -92,6 +94,11 @@ func newWorld(t *testing.T, change ...func(*graph.Config)) *world {
 	})
 	must(t, err)
 	running(t, projector.Run)
+	w.replays, err = replay.New(replay.Config{
+		Store: w.store, Commands: w.commands, Projector: projector, Deliveries: records.NewDeliveries(pool, keys),
+		Opener: w.subjects.OpenField, Keyed: commands.Keyed{Subject: keys.Actor, Fingerprint: keys.Fingerprint}, NewID: newID, Now: time.Now,
+	})
+	must(t, err)
 	w.records.tokens, w.records.secrets = records.NewTokens(pool, keys), records.NewSecrets(pool, keys)
 	w.records.logs, w.records.claims = records.NewLogChunks(pool), records.NewClaims(pool)
 	var made records.Token
@@ -100,7 +107,7 @@ func newWorld(t *testing.T, change ...func(*graph.Config)) *world {
 	w.id = made.ID
 	config := graph.Config{
 		Queries: projector.Queries(), Commands: w.commands, Tokens: verifier{w.records.tokens}, Secrets: w.records.secrets,
-		Logs: w.records.logs, Workers: w.records.claims, NewID: newID,
+		Logs: w.records.logs, Workers: w.records.claims, Replays: w.replays, NewID: newID,
 		Erasures: records.NewErasures(keys, w.subjects, records.NewDeliveries(pool, keys)), Log: log, URL: "https://pipeops.test", Registry: "registry.test",
 		Heartbeat: 50 * time.Millisecond, Interval: 10 * time.Millisecond,
 	}

@@ -147,3 +147,6 @@ func (p *Projector) Unready(ctx context.Context) (names []string, err error) {
 	}
 	return names, err
 }
+
+// Standing gives how all projections stand, in a fixed order, whichever process keeps them.
+func (q *Queries) Standing(ctx context.Context) ([]ProjectionStatus, error) { return q.p.Status(ctx) }

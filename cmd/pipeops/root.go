@@ -34,6 +34,7 @@ func root() *cobra.Command {
 	cmd.AddCommand(
 		upCommand(), downCommand(), serveCommand(), runnerCommand(), deployerCommand(), migrateCommand(), doctorCommand(),
 		projectCommand(), statusCommand(), whyCommand(), eventsCommand(), logsCommand(), deployCommand(), rollbackCommand(),
+		projectionsCommand(), replayCommand(),
 		auditCommand(), tokenCommand(), workerCommand(), hookCommand(), versionCommand(),
 	)
 	return cmd

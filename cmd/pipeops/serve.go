@@ -18,10 +18,12 @@ import (
 	"github.com/pipeops/pipeops/graph"
 	"github.com/pipeops/pipeops/handlers/audit"
 	"github.com/pipeops/pipeops/handlers/claims"
+	"github.com/pipeops/pipeops/handlers/commands"
 	"github.com/pipeops/pipeops/handlers/gitremote"
 	"github.com/pipeops/pipeops/handlers/ingest"
 	"github.com/pipeops/pipeops/handlers/policies"
 	"github.com/pipeops/pipeops/handlers/relay"
+	"github.com/pipeops/pipeops/handlers/replay"
 	"github.com/pipeops/pipeops/handlers/schedule"
 	"github.com/pipeops/pipeops/handlers/webhook"
 	"github.com/pipeops/pipeops/internal/bus"
@@ -78,11 +80,18 @@ func serve(ctx context.Context, cfg config.Config, c *core, b bus.Bus, l net.Lis
 		return err
 	}
 	granting := claims.New(claims.Config{Bus: b, Commands: c.commands, Leases: c.claims, Keys: c.keys, Secrets: a.jobSecrets, Now: now, Log: log})
+	replays, err := replay.New(replay.Config{
+		Store: c.store, Commands: c.commands, Projector: projector, Deliveries: c.deliveries, Opener: c.subjects.OpenField,
+		Keyed: commands.Keyed{Subject: a.actorID, Fingerprint: c.keys.Fingerprint}, NewID: newID, Now: now,
+	})
+	if err != nil {
+		return err
+	}
 	in := ingest.New(ingest.Config{Bus: b, Commands: c.commands, Keys: c.keys, Logs: c.logs, Now: now, Log: log})
 	api, err := graph.New(graph.Config{
 		Queries: projector.Queries(), Commands: c.commands, Tokens: a, Secrets: c.secrets, Logs: c.logs, Workers: c.claims,
-		Erasures: records.NewErasures(c.keys, c.subjects, c.deliveries),
-		NewID:    newID, Log: log, URL: cfg.URL, Registry: cfg.Registry,
+		Replays: replays, Erasures: records.NewErasures(c.keys, c.subjects, c.deliveries),
+		NewID: newID, Log: log, URL: cfg.URL, Registry: cfg.Registry,
 	})
 	if err != nil {
 		return err

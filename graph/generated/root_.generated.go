@@ -182,8 +182,11 @@ type ComplexityRoot struct {
 		CreateProject       func(childComplexity int, input model.CreateProjectInput) int
 		Deploy              func(childComplexity int, input model.DeployInput) int
 		EraseSubject        func(childComplexity int, input model.EraseSubjectInput) int
+		ReplayDelivery      func(childComplexity int, input model.ReplayDeliveryInput) int
+		RetryProjection     func(childComplexity int, input model.StoppedProjectionInput) int
 		Rollback            func(childComplexity int, input model.RollbackInput) int
 		RotateWebhookSecret func(childComplexity int, input model.RotateWebhookSecretInput) int
+		SkipProjection      func(childComplexity int, input model.StoppedProjectionInput) int
 	}
 
 	Probe struct {
@@ -224,6 +227,31 @@ type ComplexityRoot struct {
 		Project func(childComplexity int) int
 	}
 
+	Projection struct {
+		Behind     func(childComplexity int) int
+		BehindMs   func(childComplexity int) int
+		CaughtUpAt func(childComplexity int) int
+		Cursor     func(childComplexity int) int
+		MovedAt    func(childComplexity int) int
+		Name       func(childComplexity int) int
+		Skipped    func(childComplexity int) int
+		Stopped    func(childComplexity int) int
+		Version    func(childComplexity int) int
+	}
+
+	ProjectionPayload struct {
+		Cursor     func(childComplexity int) int
+		Projection func(childComplexity int) int
+	}
+
+	ProjectionStop struct {
+		At       func(childComplexity int) int
+		Error    func(childComplexity int) int
+		Event    func(childComplexity int) int
+		Position func(childComplexity int) int
+		Type     func(childComplexity int) int
+	}
+
 	Push struct {
 		Author      func(childComplexity int) int
 		Before      func(childComplexity int) int
@@ -261,6 +289,7 @@ type ComplexityRoot struct {
 		Events      func(childComplexity int, after *domain.Cursor, until *model.Moment, project *string, types []string, correlation *string, stream *string, first int) int
 		Head        func(childComplexity int) int
 		Project     func(childComplexity int, name *string, id *string, asOf *model.Moment, atLeast *domain.Cursor) int
+		Projections func(childComplexity int) int
 		Projects    func(childComplexity int, asOf *model.Moment, atLeast *domain.Cursor) int
 		Push        func(childComplexity int, id string, asOf *model.Moment, atLeast *domain.Cursor) int
 		Pushes      func(childComplexity int, project string, ignored bool, first int, before *int64, asOf *model.Moment, atLeast *domain.Cursor) int
@@ -276,6 +305,36 @@ type ComplexityRoot struct {
 		ConfigVersion func(childComplexity int) int
 		ID            func(childComplexity int) int
 		Image         func(childComplexity int) int
+	}
+
+	Replay struct {
+		Counts      func(childComplexity int) int
+		Cursor      func(childComplexity int) int
+		Differences func(childComplexity int) int
+		Different   func(childComplexity int) int
+		From        func(childComplexity int) int
+		Kind        func(childComplexity int) int
+		Subject     func(childComplexity int) int
+		To          func(childComplexity int) int
+	}
+
+	ReplayCount struct {
+		Count func(childComplexity int) int
+		Name  func(childComplexity int) int
+	}
+
+	ReplayDifference struct {
+		Subject func(childComplexity int) int
+		Was     func(childComplexity int) int
+		What    func(childComplexity int) int
+		Would   func(childComplexity int) int
+	}
+
+	ReplayStep struct {
+		Goal     func(childComplexity int) int
+		Position func(childComplexity int) int
+		Result   func(childComplexity int) int
+		Subject  func(childComplexity int) int
 	}
 
 	RotateWebhookSecretPayload struct {
@@ -331,10 +390,12 @@ type ComplexityRoot struct {
 	}
 
 	Subscription struct {
-		Events          func(childComplexity int, after *domain.Cursor, filter *model.EventFilter) int
-		ProjectsChanged func(childComplexity int) int
-		StatusChanged   func(childComplexity int, project string) int
-		TimelineChanged func(childComplexity int, project string, push *string) int
+		Events            func(childComplexity int, after *domain.Cursor, filter *model.EventFilter) int
+		ProjectsChanged   func(childComplexity int) int
+		ReplayPolicy      func(childComplexity int, since *model.Moment, project *string) int
+		ReplayProjections func(childComplexity int, names []string, verify bool) int
+		StatusChanged     func(childComplexity int, project string) int
+		TimelineChanged   func(childComplexity int, project string, push *string) int
 	}
 
 	Timeline struct {
@@ -1138,6 +1199,28 @@ func (e *executableSchema) Complexity(ctx context.Context, typeName, field strin
 		}
 
 		return e.ComplexityRoot.Mutation.EraseSubject(childComplexity, args["input"].(model.EraseSubjectInput)), true
+	case "Mutation.replayDelivery":
+		if e.ComplexityRoot.Mutation.ReplayDelivery == nil {
+			break
+		}
+
+		args, err := ec.field_Mutation_replayDelivery_args(ctx, rawArgs)
+		if err != nil {
+			return 0, false
+		}
+
+		return e.ComplexityRoot.Mutation.ReplayDelivery(childComplexity, args["input"].(model.ReplayDeliveryInput)), true
+	case "Mutation.retryProjection":
+		if e.ComplexityRoot.Mutation.RetryProjection == nil {
+			break
+		}
+
+		args, err := ec.field_Mutation_retryProjection_args(ctx, rawArgs)
+		if err != nil {
+			return 0, false
+		}
+
+		return e.ComplexityRoot.Mutation.RetryProjection(childComplexity, args["input"].(model.StoppedProjectionInput)), true
 	case "Mutation.rollback":
 		if e.ComplexityRoot.Mutation.Rollback == nil {
 			break
@@ -1160,6 +1243,17 @@ func (e *executableSchema) Complexity(ctx context.Context, typeName, field strin
 		}
 
 		return e.ComplexityRoot.Mutation.RotateWebhookSecret(childComplexity, args["input"].(model.RotateWebhookSecretInput)), true
+	case "Mutation.skipProjection":
+		if e.ComplexityRoot.Mutation.SkipProjection == nil {
+			break
+		}
+
+		args, err := ec.field_Mutation_skipProjection_args(ctx, rawArgs)
+		if err != nil {
+			return 0, false
+		}
+
+		return e.ComplexityRoot.Mutation.SkipProjection(childComplexity, args["input"].(model.StoppedProjectionInput)), true
 
 	case "Probe.failures":
 		if e.ComplexityRoot.Probe.Failures == nil {
@@ -1325,6 +1419,105 @@ func (e *executableSchema) Complexity(ctx context.Context, typeName, field strin
 		}
 
 		return e.ComplexityRoot.ProjectPayload.Project(childComplexity), true
+
+	case "Projection.behind":
+		if e.ComplexityRoot.Projection.Behind == nil {
+			break
+		}
+
+		return e.ComplexityRoot.Projection.Behind(childComplexity), true
+	case "Projection.behindMs":
+		if e.ComplexityRoot.Projection.BehindMs == nil {
+			break
+		}
+
+		return e.ComplexityRoot.Projection.BehindMs(childComplexity), true
+	case "Projection.caughtUpAt":
+		if e.ComplexityRoot.Projection.CaughtUpAt == nil {
+			break
+		}
+
+		return e.ComplexityRoot.Projection.CaughtUpAt(childComplexity), true
+	case "Projection.cursor":
+		if e.ComplexityRoot.Projection.Cursor == nil {
+			break
+		}
+
+		return e.ComplexityRoot.Projection.Cursor(childComplexity), true
+	case "Projection.movedAt":
+		if e.ComplexityRoot.Projection.MovedAt == nil {
+			break
+		}
+
+		return e.ComplexityRoot.Projection.MovedAt(childComplexity), true
+	case "Projection.name":
+		if e.ComplexityRoot.Projection.Name == nil {
+			break
+		}
+
+		return e.ComplexityRoot.Projection.Name(childComplexity), true
+	case "Projection.skipped":
+		if e.ComplexityRoot.Projection.Skipped == nil {
+			break
+		}
+
+		return e.ComplexityRoot.Projection.Skipped(childComplexity), true
+	case "Projection.stopped":
+		if e.ComplexityRoot.Projection.Stopped == nil {
+			break
+		}
+
+		return e.ComplexityRoot.Projection.Stopped(childComplexity), true
+	case "Projection.version":
+		if e.ComplexityRoot.Projection.Version == nil {
+			break
+		}
+
+		return e.ComplexityRoot.Projection.Version(childComplexity), true
+
+	case "ProjectionPayload.cursor":
+		if e.ComplexityRoot.ProjectionPayload.Cursor == nil {
+			break
+		}
+
+		return e.ComplexityRoot.ProjectionPayload.Cursor(childComplexity), true
+	case "ProjectionPayload.projection":
+		if e.ComplexityRoot.ProjectionPayload.Projection == nil {
+			break
+		}
+
+		return e.ComplexityRoot.ProjectionPayload.Projection(childComplexity), true
+
+	case "ProjectionStop.at":
+		if e.ComplexityRoot.ProjectionStop.At == nil {
+			break
+		}
+
+		return e.ComplexityRoot.ProjectionStop.At(childComplexity), true
+	case "ProjectionStop.error":
+		if e.ComplexityRoot.ProjectionStop.Error == nil {
+			break
+		}
+
+		return e.ComplexityRoot.ProjectionStop.Error(childComplexity), true
+	case "ProjectionStop.event":
+		if e.ComplexityRoot.ProjectionStop.Event == nil {
+			break
+		}
+
+		return e.ComplexityRoot.ProjectionStop.Event(childComplexity), true
+	case "ProjectionStop.position":
+		if e.ComplexityRoot.ProjectionStop.Position == nil {
+			break
+		}
+
+		return e.ComplexityRoot.ProjectionStop.Position(childComplexity), true
+	case "ProjectionStop.type":
+		if e.ComplexityRoot.ProjectionStop.Type == nil {
+			break
+		}
+
+		return e.ComplexityRoot.ProjectionStop.Type(childComplexity), true
 
 	case "Push.author":
 		if e.ComplexityRoot.Push.Author == nil {
@@ -1544,6 +1737,12 @@ func (e *executableSchema) Complexity(ctx context.Context, typeName, field strin
 		}
 
 		return e.ComplexityRoot.Query.Project(childComplexity, args["name"].(*string), args["id"].(*string), args["asOf"].(*model.Moment), args["atLeast"].(*domain.Cursor)), true
+	case "Query.projections":
+		if e.ComplexityRoot.Query.Projections == nil {
+			break
+		}
+
+		return e.ComplexityRoot.Query.Projections(childComplexity), true
 	case "Query.projects":
 		if e.ComplexityRoot.Query.Projects == nil {
 			break
@@ -1647,6 +1846,118 @@ func (e *executableSchema) Complexity(ctx context.Context, typeName, field strin
 		}
 
 		return e.ComplexityRoot.Release.Image(childComplexity), true
+
+	case "Replay.counts":
+		if e.ComplexityRoot.Replay.Counts == nil {
+			break
+		}
+
+		return e.ComplexityRoot.Replay.Counts(childComplexity), true
+	case "Replay.cursor":
+		if e.ComplexityRoot.Replay.Cursor == nil {
+			break
+		}
+
+		return e.ComplexityRoot.Replay.Cursor(childComplexity), true
+	case "Replay.differences":
+		if e.ComplexityRoot.Replay.Differences == nil {
+			break
+		}
+
+		return e.ComplexityRoot.Replay.Differences(childComplexity), true
+	case "Replay.different":
+		if e.ComplexityRoot.Replay.Different == nil {
+			break
+		}
+
+		return e.ComplexityRoot.Replay.Different(childComplexity), true
+	case "Replay.from":
+		if e.ComplexityRoot.Replay.From == nil {
+			break
+		}
+
+		return e.ComplexityRoot.Replay.From(childComplexity), true
+	case "Replay.kind":
+		if e.ComplexityRoot.Replay.Kind == nil {
+			break
+		}
+
+		return e.ComplexityRoot.Replay.Kind(childComplexity), true
+	case "Replay.subject":
+		if e.ComplexityRoot.Replay.Subject == nil {
+			break
+		}
+
+		return e.ComplexityRoot.Replay.Subject(childComplexity), true
+	case "Replay.to":
+		if e.ComplexityRoot.Replay.To == nil {
+			break
+		}
+
+		return e.ComplexityRoot.Replay.To(childComplexity), true
+
+	case "ReplayCount.count":
+		if e.ComplexityRoot.ReplayCount.Count == nil {
+			break
+		}
+
+		return e.ComplexityRoot.ReplayCount.Count(childComplexity), true
+	case "ReplayCount.name":
+		if e.ComplexityRoot.ReplayCount.Name == nil {
+			break
+		}
+
+		return e.ComplexityRoot.ReplayCount.Name(childComplexity), true
+
+	case "ReplayDifference.subject":
+		if e.ComplexityRoot.ReplayDifference.Subject == nil {
+			break
+		}
+
+		return e.ComplexityRoot.ReplayDifference.Subject(childComplexity), true
+	case "ReplayDifference.was":
+		if e.ComplexityRoot.ReplayDifference.Was == nil {
+			break
+		}
+
+		return e.ComplexityRoot.ReplayDifference.Was(childComplexity), true
+	case "ReplayDifference.what":
+		if e.ComplexityRoot.ReplayDifference.What == nil {
+			break
+		}
+
+		return e.ComplexityRoot.ReplayDifference.What(childComplexity), true
+	case "ReplayDifference.would":
+		if e.ComplexityRoot.ReplayDifference.Would == nil {
+			break
+		}
+
+		return e.ComplexityRoot.ReplayDifference.Would(childComplexity), true
+
+	case "ReplayStep.goal":
+		if e.ComplexityRoot.ReplayStep.Goal == nil {
+			break
+		}
+
+		return e.ComplexityRoot.ReplayStep.Goal(childComplexity), true
+	case "ReplayStep.position":
+		if e.ComplexityRoot.ReplayStep.Position == nil {
+			break
+		}
+
+		return e.ComplexityRoot.ReplayStep.Position(childComplexity), true
+	case "ReplayStep.result":
+		if e.ComplexityRoot.ReplayStep.Result == nil {
+			break
+		}
+
+		return e.ComplexityRoot.ReplayStep.Result(childComplexity), true
+	case "ReplayStep.subject":
+		if e.ComplexityRoot.ReplayStep.Subject == nil {
+			break
+		}
+
+		return e.ComplexityRoot.ReplayStep.Subject(childComplexity), true
 
 	case "RotateWebhookSecretPayload.cursor":
 		if e.ComplexityRoot.RotateWebhookSecretPayload.Cursor == nil {
@@ -1909,6 +2220,28 @@ func (e *executableSchema) Complexity(ctx context.Context, typeName, field strin
 		}
 
 		return e.ComplexityRoot.Subscription.ProjectsChanged(childComplexity), true
+	case "Subscription.replayPolicy":
+		if e.ComplexityRoot.Subscription.ReplayPolicy == nil {
+			break
+		}
+
+		args, err := ec.field_Subscription_replayPolicy_args(ctx, rawArgs)
+		if err != nil {
+			return 0, false
+		}
+
+		return e.ComplexityRoot.Subscription.ReplayPolicy(childComplexity, args["since"].(*model.Moment), args["project"].(*string)), true
+	case "Subscription.replayProjections":
+		if e.ComplexityRoot.Subscription.ReplayProjections == nil {
+			break
+		}
+
+		args, err := ec.field_Subscription_replayProjections_args(ctx, rawArgs)
+		if err != nil {
+			return 0, false
+		}
+
+		return e.ComplexityRoot.Subscription.ReplayProjections(childComplexity, args["names"].([]string), args["verify"].(bool)), true
 	case "Subscription.statusChanged":
 		if e.ComplexityRoot.Subscription.StatusChanged == nil {
 			break
@@ -2244,9 +2577,11 @@ func (e *executableSchema) Exec(ctx context.Context) graphql.ResponseHandler {
 			graphql.NewInputUnmarshaler("EraseSubjectInput", ec.unmarshalInputEraseSubjectInput),
 			graphql.NewInputUnmarshaler("EventFilter", ec.unmarshalInputEventFilter),
 			graphql.NewInputUnmarshaler("ProbeInput", ec.unmarshalInputProbeInput),
+			graphql.NewInputUnmarshaler("ReplayDeliveryInput", ec.unmarshalInputReplayDeliveryInput),
 			graphql.NewInputUnmarshaler("RollbackInput", ec.unmarshalInputRollbackInput),
 			graphql.NewInputUnmarshaler("RotateWebhookSecretInput", ec.unmarshalInputRotateWebhookSecretInput),
 			graphql.NewInputUnmarshaler("ServiceInput", ec.unmarshalInputServiceInput),
+			graphql.NewInputUnmarshaler("StoppedProjectionInput", ec.unmarshalInputStoppedProjectionInput),
 			graphql.NewInputUnmarshaler("VariableInput", ec.unmarshalInputVariableInput),
 		)
 	}
@@ -2933,6 +3268,125 @@ type TimelineEntry {
   at: Time!
 }
 `, BuiltIn: false},
+	{Name: "../schema/replay.graphqls", Input: `extend type Query {
+  "How the read models stand, whichever process keeps them."
+  projections: [Projection!]!
+}
+
+extend type Mutation {
+  "A read model that has stopped at an event tries it again, at once. The reason is recorded."
+  retryProjection(input: StoppedProjectionInput!): ProjectionPayload!
+  """
+  A read model that has stopped at an event goes on without it: for ever, and in every rebuild of this version of it. The
+  event stays in the log, and the reason is recorded.
+  """
+  skipProjection(input: StoppedProjectionInput!): ProjectionPayload!
+  """
+  A delivery is read as it came in by this version of PipeOps, and what it would lead to is compared with what it led
+  to. Nothing happens, but that the replay is recorded.
+  """
+  replayDelivery(input: ReplayDeliveryInput!): Replay!
+}
+
+extend type Subscription {
+  """
+  Read models (all, when none is named) are made from the log again, each beside the one in use, and compared with it.
+  Unless ` + "`" + `verify` + "`" + ` is set the new one takes its place, in one moment. It ends with the result, and stops when you leave.
+  """
+  replayProjections(names: [String!], verify: Boolean! = false): ReplayStep!
+  """
+  The policies and deciders of this version answer again what was answered since, each in the state of then, and what
+  they decide is compared. Nothing happens, but that the replay is recorded. It ends with the result.
+  """
+  replayPolicy(since: Moment, project: ID): ReplayStep!
+}
+
+"A read model: what a version of it has made of the log."
+type Projection {
+  name: String!
+  version: Int!
+  "All up to here is in it."
+  cursor: Cursor!
+  "Events that it hasn't seen."
+  behind: Int64!
+  "Age of the first of them, in milliseconds."
+  behindMs: Int64!
+  movedAt: Time
+  "When it was at the head of the log for the first time; null while it is being built."
+  caughtUpAt: Time
+  "Positions of events that it leaves out, because somebody decided so."
+  skipped: [Position!]!
+  "What it can't get over; null while it runs."
+  stopped: ProjectionStop
+}
+
+type ProjectionStop {
+  position: Position!
+  event: ID!
+  type: String!
+  error: String!
+  at: Time
+}
+
+input StoppedProjectionInput {
+  "\"builds\"."
+  name: String!
+  "Recorded for ever: no secrets and no names."
+  reason: String!
+  idempotencyKey: String
+}
+
+type ProjectionPayload {
+  projection: Projection
+  cursor: Cursor!
+}
+
+input ReplayDeliveryInput {
+  "The push that it led to."
+  push: ID!
+}
+
+"How far a replay is. The last one has the result."
+type ReplayStep {
+  "A read model, or \"policy\"."
+  subject: String!
+  position: Int64!
+  goal: Int64!
+  result: Replay
+}
+
+"What a replay has found."
+type Replay {
+  "\"projections\", \"delivery\" or \"policy\"."
+  kind: String!
+  subject: String!
+  "It looked at what comes after this …"
+  from: Cursor!
+  "… up to this."
+  to: Cursor!
+  counts: [ReplayCount!]!
+  "How many results were not those of then."
+  different: Int64!
+  "The first of them."
+  differences: [ReplayDifference!]!
+  "Of its own record in the log."
+  cursor: Cursor!
+}
+
+type ReplayCount {
+  name: String!
+  count: Int64!
+}
+
+type ReplayDifference {
+  "A read model, or the id of the event that was decided then."
+  subject: ID!
+  what: String!
+  "JSON, empty: nothing. What personal fields say isn't told."
+  was: String!
+  would: String!
+}
+`, BuiltIn: false},
 	{Name: "../schema/schema.graphqls", Input: `"""
 A place in the log, "<log epoch>.<position>", for example "1.42": everything up to and including it has been seen.
 Keep it, and hand it back as ` + "`" + `after` + "`" + `, ` + "`" + `asOf` + "`" + ` or ` + "`" + `atLeast` + "`" + `.
@@ -3467,6 +3921,56 @@ func (ec *executionContext) childFields_ProjectPayload(ctx context.Context, fiel
 	return nil, fmt.Errorf("no field named %q was found under type ProjectPayload", field.Name)
 }
 
+func (ec *executionContext) childFields_Projection(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+	switch field.Name {
+	case "name":
+		return ec.fieldContext_Projection_name(ctx, field)
+	case "version":
+		return ec.fieldContext_Projection_version(ctx, field)
+	case "cursor":
+		return ec.fieldContext_Projection_cursor(ctx, field)
+	case "behind":
+		return ec.fieldContext_Projection_behind(ctx, field)
+	case "behindMs":
+		return ec.fieldContext_Projection_behindMs(ctx, field)
+	case "movedAt":
+		return ec.fieldContext_Projection_movedAt(ctx, field)
+	case "caughtUpAt":
+		return ec.fieldContext_Projection_caughtUpAt(ctx, field)
+	case "skipped":
+		return ec.fieldContext_Projection_skipped(ctx, field)
+	case "stopped":
+		return ec.fieldContext_Projection_stopped(ctx, field)
+	}
+	return nil, fmt.Errorf("no field named %q was found under type Projection", field.Name)
+}
+
+func (ec *executionContext) childFields_ProjectionPayload(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+	switch field.Name {
+	case "projection":
+		return ec.fieldContext_ProjectionPayload_projection(ctx, field)
+	case "cursor":
+		return ec.fieldContext_ProjectionPayload_cursor(ctx, field)
+	}
+	return nil, fmt.Errorf("no field named %q was found under type ProjectionPayload", field.Name)
+}
+
+func (ec *executionContext) childFields_ProjectionStop(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+	switch field.Name {
+	case "position":
+		return ec.fieldContext_ProjectionStop_position(ctx, field)
+	case "event":
+		return ec.fieldContext_ProjectionStop_event(ctx, field)
+	case "type":
+		return ec.fieldContext_ProjectionStop_type(ctx, field)
+	case "error":
+		return ec.fieldContext_ProjectionStop_error(ctx, field)
+	case "at":
+		return ec.fieldContext_ProjectionStop_at(ctx, field)
+	}
+	return nil, fmt.Errorf("no field named %q was found under type ProjectionStop", field.Name)
+}
+
 func (ec *executionContext) childFields_Push(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
 	switch field.Name {
 	case "id":
@@ -3537,6 +4041,66 @@ func (ec *executionContext) childFields_Release(ctx context.Context, field graph
 		return ec.fieldContext_Release_configVersion(ctx, field)
 	}
 	return nil, fmt.Errorf("no field named %q was found under type Release", field.Name)
+}
+
+func (ec *executionContext) childFields_Replay(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+	switch field.Name {
+	case "kind":
+		return ec.fieldContext_Replay_kind(ctx, field)
+	case "subject":
+		return ec.fieldContext_Replay_subject(ctx, field)
+	case "from":
+		return ec.fieldContext_Replay_from(ctx, field)
+	case "to":
+		return ec.fieldContext_Replay_to(ctx, field)
+	case "counts":
+		return ec.fieldContext_Replay_counts(ctx, field)
+	case "different":
+		return ec.fieldContext_Replay_different(ctx, field)
+	case "differences":
+		return ec.fieldContext_Replay_differences(ctx, field)
+	case "cursor":
+		return ec.fieldContext_Replay_cursor(ctx, field)
+	}
+	return nil, fmt.Errorf("no field named %q was found under type Replay", field.Name)
+}
+
+func (ec *executionContext) childFields_ReplayCount(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+	switch field.Name {
+	case "name":
+		return ec.fieldContext_ReplayCount_name(ctx, field)
+	case "count":
+		return ec.fieldContext_ReplayCount_count(ctx, field)
+	}
+	return nil, fmt.Errorf("no field named %q was found under type ReplayCount", field.Name)
+}
+
+func (ec *executionContext) childFields_ReplayDifference(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+	switch field.Name {
+	case "subject":
+		return ec.fieldContext_ReplayDifference_subject(ctx, field)
+	case "what":
+		return ec.fieldContext_ReplayDifference_what(ctx, field)
+	case "was":
+		return ec.fieldContext_ReplayDifference_was(ctx, field)
+	case "would":
+		return ec.fieldContext_ReplayDifference_would(ctx, field)
+	}
+	return nil, fmt.Errorf("no field named %q was found under type ReplayDifference", field.Name)
+}
+
+func (ec *executionContext) childFields_ReplayStep(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+	switch field.Name {
+	case "subject":
+		return ec.fieldContext_ReplayStep_subject(ctx, field)
+	case "position":
+		return ec.fieldContext_ReplayStep_position(ctx, field)
+	case "goal":
+		return ec.fieldContext_ReplayStep_goal(ctx, field)
+	case "result":
+		return ec.fieldContext_ReplayStep_result(ctx, field)
+	}
+	return nil, fmt.Errorf("no field named %q was found under type ReplayStep", field.Name)
 }
 
 func (ec *executionContext) childFields_RotateWebhookSecretPayload(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {

@@ -13,3 +13,6 @@ func (p *RotateWebhookSecretPayload) Seen() domain.Cursor { return p.Cursor }
 
 // Seen implements Answer.
 func (p *DeploymentPayload) Seen() domain.Cursor { return p.Cursor }
+
+// Seen implements Answer.
+func (p *ProjectionPayload) Seen() domain.Cursor { return p.Cursor }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/pipeops/pipeops/domain"
+	"github.com/pipeops/pipeops/handlers/replay"
 	"github.com/pipeops/pipeops/projections"
 )
 
@@ -124,6 +125,52 @@ type ProjectPayload struct {
 	Cursor domain.Cursor `json:"cursor"`
 }
 
+// A read model: what a version of it has made of the log.
+type Projection struct {
+	Name    string `json:"name"`
+	Version int    `json:"version"`
+	// All up to here is in it.
+	Cursor domain.Cursor `json:"cursor"`
+	// Events that it hasn't seen.
+	Behind int64 `json:"behind"`
+	// Age of the first of them, in milliseconds.
+	BehindMs int64      `json:"behindMs"`
+	MovedAt  *time.Time `json:"movedAt,omitempty"`
+	// When it was at the head of the log for the first time; null while it is being built.
+	CaughtUpAt *time.Time `json:"caughtUpAt,omitempty"`
+	// Positions of events that it leaves out, because somebody decided so.
+	Skipped []int64 `json:"skipped"`
+	// What it can't get over; null while it runs.
+	Stopped *ProjectionStop `json:"stopped,omitempty"`
+}
+
+type ProjectionPayload struct {
+	Projection *Projection   `json:"projection,omitempty"`
+	Cursor     domain.Cursor `json:"cursor"`
+}
+
+type ProjectionStop struct {
+	Position int64      `json:"position"`
+	Event    string     `json:"event"`
+	Type     string     `json:"type"`
+	Error    string     `json:"error"`
+	At       *time.Time `json:"at,omitempty"`
+}
+
+type ReplayDeliveryInput struct {
+	// The push that it led to.
+	Push string `json:"push"`
+}
+
+// How far a replay is. The last one has the result.
+type ReplayStep struct {
+	// A read model, or "policy".
+	Subject  string         `json:"subject"`
+	Position int64          `json:"position"`
+	Goal     int64          `json:"goal"`
+	Result   *replay.Result `json:"result,omitempty"`
+}
+
 type RollbackInput struct {
 	// Name or id.
 	Project     string  `json:"project"`
@@ -195,6 +242,14 @@ type ServiceSpec struct {
 	MemoryRequest string     `json:"memoryRequest"`
 	CPULimit      string     `json:"cpuLimit"`
 	MemoryLimit   string     `json:"memoryLimit"`
+}
+
+type StoppedProjectionInput struct {
+	// "builds".
+	Name string `json:"name"`
+	// Recorded for ever: no secrets and no names.
+	Reason         string  `json:"reason"`
+	IdempotencyKey *string `json:"idempotencyKey,omitempty"`
 }
 
 type Variable struct {

@@ -132,6 +132,11 @@ func (h *Handler) Execute(ctx context.Context, cmd domain.Command, m Meta, opts 
 	return Result{}, fmt.Errorf("command %T %s: lost %d races in a row", cmd, m.CommandID, maxRaces)
 }
 
+// Decided gives the events that a command was decided to, in order; none where it wasn't, or decided nothing.
+func (h *Handler) Decided(ctx context.Context, commandID string) ([]domain.Recorded, error) {
+	return h.known(ctx, commandID)
+}
+
 func (h *Handler) once(ctx context.Context, cmd domain.Command, m Meta, ex extras) (Result, error) {
 	if known, err := h.known(ctx, m.CommandID); err != nil || known != nil {
 		if err == nil {

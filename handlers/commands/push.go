@@ -9,6 +9,12 @@ import (
 	"github.com/pipeops/pipeops/eventstore"
 )
 
+// Keyed makes opaque what the log keeps about people and about what came in.
+type Keyed struct {
+	Subject     func(provider, person string) string              // id of a person, an HMAC
+	Fingerprint func(project domain.ProjectID, raw []byte) string // of a delivery, a keyed MAC
+}
+
 // Received is what is recorded about a delivery.
 type Received struct {
 	Push      domain.PushID     // of the recording; not the command's when another one was first

@@ -20,8 +20,8 @@ import (
 	"github.com/pipeops/pipeops/handlers/commands"
 )
 
-// source is what pushes to this remote are recorded as.
-const source = "git"
+// Source is what pushes to this remote are recorded as.
+const Source = "git"
 
 // maxMessage bounds the commit message in an event, in bytes; the repository has all of it.
 const maxMessage = 8 << 10
@@ -185,18 +185,9 @@ func (r *Remote) recordLine(ctx context.Context, repo *repository, m *mark, ref,
 func (r *Remote) record(ctx context.Context, repo *repository, e entry) (outcome, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, recordWithin, errors.New("recording a push took longer than "+recordWithin.String()))
 	defer cancel()
-	// Nothing but the line, so that whoever reads it records the same push.
-	body := r.cfg.Fingerprint(repo.project, e.raw())
-	delivery := body[:32]
-	cmd := domain.ReceivePush{
-		Push: domain.PushID(r.cfg.NewID("psh")), Project: repo.project, Source: source, Delivery: delivery,
-		Kind: "push", Ref: e.ref, Before: e.old, Commit: e.new, Body: body,
-	}
-	actor := e.name
-	if !e.ours() {
-		actor = r.cfg.Subject(source, strings.ToLower(e.email))
-	}
-	cmd.Pusher = domain.Personal{Text: e.name, Subject: actor}
+	cmd := e.command(repo.project, commands.Keyed{Subject: r.cfg.Subject, Fingerprint: r.cfg.Fingerprint})
+	cmd.Push = domain.PushID(r.cfg.NewID("psh"))
+	delivery, actor := cmd.Delivery, cmd.Pusher.Subject
 	if !e.deleted() {
 		if err := r.describe(ctx, repo, e, &cmd); err != nil {
 			return outcome{}, err
@@ -234,7 +225,7 @@ func (r *Remote) describe(ctx context.Context, repo *repository, e entry, cmd *d
 	parts := strings.SplitN(strings.ToValidUTF8(string(out), "\uFFFD"), "\x00", 4)
 	if len(parts) == 4 {
 		name, email, message := clip(parts[0], 320), clip(parts[1], 320), clip(strings.TrimSpace(parts[3]), maxMessage)
-		subject := r.cfg.Subject(source, strings.ToLower(email))
+		subject := r.cfg.Subject(Source, strings.ToLower(email))
 		cmd.Author = domain.Personal{Text: strings.TrimSpace(name + " <" + email + ">"), Subject: subject}
 		cmd.Message = domain.Personal{Text: message, Subject: subject}
 		if seconds, err := strconv.ParseInt(parts[2], 10, 64); err == nil {

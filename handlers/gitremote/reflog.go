@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/pipeops/pipeops/domain"
+	"github.com/pipeops/pipeops/handlers/commands"
 )
 
 // entry is one line of a reflog: a ref was moved.
@@ -55,6 +56,35 @@ func (e entry) raw() []byte {
 	return []byte(text)
 }
 
+// command is what the entry wants, but for the id of the push, and for what the repository knows of the commit.
+func (e entry) command(project domain.ProjectID, keyed commands.Keyed) domain.ReceivePush {
+	body := keyed.Fingerprint(project, e.raw()) // nothing but the line, so that whoever reads it records the same push
+	actor := e.name
+	if !e.ours() {
+		actor = keyed.Subject(Source, strings.ToLower(e.email))
+	}
+	return domain.ReceivePush{
+		Project: project, Source: Source, Delivery: body[:32], Kind: "push", Ref: e.ref, Before: e.old, Commit: e.new, Body: body,
+		Pusher: domain.Personal{Text: e.name, Subject: actor},
+	}
+}
+
+// Reread gives the command that this version makes of an entry that was recorded before, from what was kept of it. had
+// tells what else the recorded event knows: the ids, and what the repository said of the commit then.
+func Reread(had domain.ReceivePush, raw []byte, keyed commands.Keyed) (domain.ReceivePush, error) {
+	text, repeat, _ := strings.Cut(strings.TrimSuffix(string(raw), "\n"), "\n")
+	ref, line, _ := strings.Cut(text, " ")
+	e, ok := parseLine(ref, line)
+	if !ok {
+		return domain.ReceivePush{}, fmt.Errorf("the delivery of push %s is no line of a reflog to this version", had.Push)
+	}
+	e.repeat, _ = strconv.Atoi(repeat) // none: 0
+	cmd := e.command(had.Project, keyed)
+	cmd.Push, cmd.Delivery = had.Push, had.Delivery
+	cmd.Author, cmd.Message, cmd.Forced, cmd.Time = had.Author, had.Message, had.Forced, had.Time
+	return cmd, nil
+}
+
 // ours says whether the line was written for a push through this remote.
 func (e entry) ours() bool { return strings.HasPrefix(e.email, pushPrefix+"_") }
 
@@ -65,5 +95,5 @@ func short(commit string) string { return commit[:min(7, len(commit))] }
 func (e entry) deleted() bool { return strings.Trim(e.new, "0") == "" }
 
 func commandID(project domain.ProjectID, delivery string) string {
-	return string(domain.PushStream(project, source, delivery))
+	return string(domain.PushStream(project, Source, delivery))
 }

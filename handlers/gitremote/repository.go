@@ -144,7 +144,7 @@ func (r *Remote) recorded(ctx context.Context) (bool, error) {
 		if err != nil {
 			return false, err
 		}
-		if strings.HasPrefix(string(e.Stream), string(domain.PushStream(e.ProjectID, source, ""))) {
+		if strings.HasPrefix(string(e.Stream), string(domain.PushStream(e.ProjectID, Source, ""))) {
 			return true, nil
 		}
 	}

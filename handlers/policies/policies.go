@@ -20,8 +20,8 @@ import (
 	"github.com/pipeops/pipeops/handlers/commands"
 )
 
-// cursorName names the policies' place in the log.
-const cursorName = "policies"
+// CursorName names the policies' place in the log.
+const CursorName = "policies"
 
 // Leader runs a function in one process at a time.
 type Leader interface {
@@ -47,14 +47,14 @@ func New(cfg Config) *Policies { return &Policies{cfg} }
 // Run follows the log until ctx ends, in one process at a time. One that meets
 // an error, an event of a newer version for instance, lets the next one try.
 func (p *Policies) Run(ctx context.Context) error {
-	return p.cfg.Leader.Lead(ctx, cursorName, p.follow)
+	return p.cfg.Leader.Lead(ctx, CursorName, p.follow)
 }
 
 // follow works from the stored cursor until something goes wrong.
 func (p *Policies) follow(ctx context.Context) error {
-	at, err := p.cfg.Store.LoadCursor(ctx, cursorName)
+	at, err := p.cfg.Store.LoadCursor(ctx, CursorName)
 	if err != nil {
-		return fmt.Errorf("load cursor %s: %w", cursorName, err)
+		return fmt.Errorf("load cursor %s: %w", CursorName, err)
 	}
 	filter := eventstore.Filter{Types: domain.Followed()}
 	for batch, err := range p.cfg.Store.Subscribe(ctx, at, filter) {
@@ -84,7 +84,7 @@ func (p *Policies) answer(ctx context.Context, r domain.Recorded, at domain.Curs
 	if err != nil {
 		return err
 	}
-	move := commands.WithMove(eventstore.CursorMove{Name: cursorName, From: at, To: r.Cursor})
+	move := commands.WithMove(eventstore.CursorMove{Name: CursorName, From: at, To: r.Cursor})
 	cmd, follows := domain.Follow(r, e, p.cfg.NewID)
 	if !follows {
 		return nil
@@ -101,7 +101,7 @@ func (p *Policies) answer(ctx context.Context, r domain.Recorded, at domain.Curs
 		refused = true
 	}
 	if refused {
-		return p.cfg.Commands.Move(ctx, eventstore.CursorMove{Name: cursorName, From: at, To: r.Cursor})
+		return p.cfg.Commands.Move(ctx, eventstore.CursorMove{Name: CursorName, From: at, To: r.Cursor})
 	}
 	return err
 }

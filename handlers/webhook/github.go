@@ -36,6 +36,11 @@ func (github) Signed(header http.Header, body, secret []byte) bool {
 // ID implements Provider: a redelivery keeps it.
 func (github) ID(header http.Header) string { return header.Get("X-GitHub-Delivery") }
 
+// Header implements Provider.
+func (github) Header(kind, id string) http.Header {
+	return http.Header{"X-Github-Event": {kind}, "X-Github-Delivery": {id}}
+}
+
 // githubEvent is what every event has.
 type githubEvent struct {
 	Sender struct {

@@ -22,6 +22,8 @@ type Provider interface {
 	// ID is the host's own id of the delivery, the same when it is sent again;
 	// "" when it gives none.
 	ID(header http.Header) string
+	// Header gives what ID and Parse look at, as the host sends it with a delivery of that kind and id.
+	Header(kind, id string) http.Header
 	// Parse reads a delivery whose signature was checked. The error says what
 	// is wrong with it.
 	Parse(header http.Header, body []byte) (Delivery, error)

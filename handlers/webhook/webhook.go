@@ -257,23 +257,49 @@ type source struct {
 	project  domain.ProjectID
 }
 
-// record hands on a delivery whose signature was good.
-func (h *Handler) record(ctx context.Context, s source, header http.Header, body []byte) (commands.Received, error) {
-	fingerprint := h.cfg.Fingerprint(s.project, body)
-	cmd := domain.ReceivePush{
-		Push: domain.PushID(h.cfg.NewID("psh")), Project: s.project, Source: s.name,
-		Delivery: deliveryID(s.provider.ID(header), fingerprint), Body: fingerprint,
-	}
+// command is what a delivery wants, but for the id of the push. problem says what it can't be read for; it is recorded
+// all the same.
+func command(s source, header http.Header, body []byte, keyed commands.Keyed) (cmd domain.ReceivePush, problem error) {
+	fingerprint := keyed.Fingerprint(s.project, body)
 	d, problem := s.provider.Parse(header, body)
 	if problem != nil {
-		d = Delivery{Kind: "unparsable"}
+		d = Delivery{Kind: unparsable}
 	}
-	sender := h.person(s.name, d.Sender)
-	cmd.Kind, cmd.Ref, cmd.Before, cmd.Commit, cmd.Forced, cmd.Time = d.Kind, d.Ref, d.Before, d.After, d.Forced, domain.At(d.Time)
-	cmd.Pusher, cmd.Author = sender, h.person(s.name, d.Author)
+	cmd = domain.ReceivePush{
+		Project: s.project, Source: s.name, Delivery: deliveryID(s.provider.ID(header), fingerprint), Body: fingerprint,
+		Kind: d.Kind, Ref: d.Ref, Before: d.Before, Commit: d.After, Forced: d.Forced, Time: domain.At(d.Time),
+		Pusher: person(s.name, d.Sender, keyed.Subject), Author: person(s.name, d.Author, keyed.Subject),
+	}
 	if d.Message != "" {
 		cmd.Message = domain.Personal{Text: d.Message, Subject: cmd.Author.Subject}
 	}
+	return cmd, problem
+}
+
+// unparsable is the kind of a delivery that can't be read.
+const unparsable = "unparsable"
+
+// Reread gives the command that this version makes of a delivery that was recorded before. had tells what the recorded
+// event knows of it: push, project, source, delivery and kind; its signature was checked when it came.
+func Reread(had domain.ReceivePush, contentType string, body []byte, keyed commands.Keyed) (domain.ReceivePush, error) {
+	provider := providers[had.Source]
+	if provider == nil {
+		return domain.ReceivePush{}, fmt.Errorf("this version knows no provider %q", had.Source)
+	}
+	if had.Kind == unparsable {
+		had.Kind = "push" // what it called itself isn't kept
+	}
+	header := provider.Header(had.Kind, had.Delivery)
+	header.Set("Content-Type", contentType)
+	cmd, _ := command(source{provider, had.Source, had.Project}, header, body, keyed) // a problem is its kind
+	cmd.Push, cmd.Delivery = had.Push, had.Delivery
+	return cmd, nil
+}
+
+// record hands on a delivery whose signature was good.
+func (h *Handler) record(ctx context.Context, s source, header http.Header, body []byte) (commands.Received, error) {
+	cmd, problem := command(s, header, body, commands.Keyed{Subject: h.cfg.Subject, Fingerprint: h.cfg.Fingerprint})
+	cmd.Push = domain.PushID(h.cfg.NewID("psh"))
 	keyID, sealed, err := h.cfg.Seal(string(cmd.Push), body)
 	if err != nil {
 		return commands.Received{}, fmt.Errorf("seal delivery %s of %s to %s: %w", cmd.Delivery, s.name, s.project, err)
@@ -281,7 +307,7 @@ func (h *Handler) record(ctx context.Context, s source, header http.Header, body
 	got, err := h.cfg.Receiver.Receive(ctx, cmd, commands.Meta{
 		// Derived from what the host repeats, so that a repeat is known.
 		CommandID: string(domain.PushStream(s.project, s.name, cmd.Delivery)),
-		Actor:     actor(sender, s.name), CorrelationID: string(cmd.Push), At: h.cfg.Now(), Project: s.project,
+		Actor:     actor(cmd.Pusher, s.name), CorrelationID: string(cmd.Push), At: h.cfg.Now(), Project: s.project,
 		Trace: domain.Traceparent(header.Get("traceparent")),
 	}, commands.WithAttachment(eventstore.Attachment{
 		ID: string(cmd.Push), ProjectID: s.project, ContentType: contentType(header), KeyID: keyID, Sealed: sealed,
@@ -309,7 +335,7 @@ func deliveryID(given, fingerprint string) string {
 
 // person makes a personal field; the subject is the same whenever the host
 // names the same login, or else the same e-mail.
-func (h *Handler) person(provider string, p Person) domain.Personal {
+func person(provider string, p Person, subject func(provider, person string) string) domain.Personal {
 	id := p.Login
 	if id == "" {
 		id = strings.ToLower(p.Email)
@@ -324,7 +350,7 @@ func (h *Handler) person(provider string, p Person) domain.Personal {
 	if p.Email != "" {
 		text = strings.TrimSpace(text + " <" + p.Email + ">")
 	}
-	return domain.Personal{Text: text, Subject: h.cfg.Subject(provider, id)}
+	return domain.Personal{Text: text, Subject: subject(provider, id)}
 }
 
 // actor is the sender's opaque id, or the host's name when it names nobody.
