@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -44,7 +45,7 @@ func (h *history) do(actor string, cmd Command) (decided []Happened) {
 	}
 	h.commands++
 	h.now = h.now.Add(10 * time.Second)
-	id := Derive("command", fmt.Sprint(h.commands))
+	id := Derive("command", strconv.Itoa(h.commands))
 	var sequence int64
 	var attempt AttemptID
 	switch c := cmd.(type) {
@@ -82,7 +83,7 @@ func (h *history) push(n int) {
 	person := Personal{Text: "Ada", Subject: "sub_1"}
 	received := h.do("github:5f3", ReceivePush{
 		Push: PushID(fmt.Sprint("psh_", n)), Project: "prj_1", Source: "github", Delivery: fmt.Sprint("d-", n), Kind: "push", Ref: "refs/heads/main",
-		Commit: strings.Repeat(fmt.Sprint(n), 40), Body: fmt.Sprint("body", n), Pusher: person, Author: person,
+		Commit: strings.Repeat(strconv.Itoa(n), 40), Body: fmt.Sprint("body", n), Pusher: person, Author: person,
 		Message: Personal{Text: fmt.Sprintf("change %d\n\nat length", n), Subject: "sub_1"},
 	})
 	h.do("policy", RequestBuilds{Push: received[0].Event.(PushReceived), IDs: []BuildID{BuildID(fmt.Sprint("bld_", n))}})
@@ -107,7 +108,7 @@ func (h *history) build(n int) {
 	a := Of[Build](h.state, BuildStream(id)).Attempt()
 	h.report(a, LayerBuilt{Name: "[1/1] RUN make"})
 	h.report(a, ImagePushed{Reference: "reg/shop@" + digest, Digest: digest})
-	h.report(a, ImageTagged{Reference: "reg/shop:" + fmt.Sprint(n), Digest: digest})
+	h.report(a, ImageTagged{Reference: "reg/shop:" + strconv.Itoa(n), Digest: digest})
 	h.report(a, BuildSucceeded{Digest: digest, Duration: 61_500})
 	h.do("policy", DeployBuild{Project: "prj_1", Build: id, IDs: []DeploymentID{DeploymentID(fmt.Sprint("dep_", n))}})
 }

@@ -26,14 +26,14 @@ func badInput(field, message, fix string) error {
 	return &coded{"BAD_INPUT", field, message, fix}
 }
 
-// inField says which argument an error is about.
-type inField struct {
+// argumentError says which argument an error is about.
+type argumentError struct {
 	field string
 	err   error
 }
 
-func (e *inField) Error() string { return e.field + ": " + e.err.Error() }
-func (e *inField) Unwrap() error { return e.err }
+func (e *argumentError) Error() string { return e.field + ": " + e.err.Error() }
+func (e *argumentError) Unwrap() error { return e.err }
 
 func notFound(field, what, fix string) error {
 	return &coded{"NOT_FOUND", field, "there is no " + what, fix}
@@ -121,7 +121,7 @@ func (p presenter) show(ctx context.Context, err error) *gqlerror.Error {
 
 // fieldOf names the argument that an error is about; "after" when nothing says more.
 func fieldOf(err error) string {
-	if in, ok := errors.AsType[*inField](err); ok {
+	if in, ok := errors.AsType[*argumentError](err); ok {
 		return in.field
 	}
 	return "after"

@@ -131,7 +131,7 @@ func (m moments) aroundField(ctx context.Context, next graphql.Resolver) (any, e
 func (m moments) pin(ctx context.Context, a *answered, field *graphql.FieldContext, models []string) (at projections.At, err error) {
 	if c, ok := field.Args["atLeast"].(*domain.Cursor); ok && c != nil {
 		if err := m.config.Queries.Check(ctx, *c); err != nil {
-			return at, &inField{"atLeast", err}
+			return at, &argumentError{"atLeast", err}
 		}
 		at.AtLeast = *c
 	}
@@ -148,7 +148,7 @@ func (m moments) pin(ctx context.Context, a *answered, field *graphql.FieldConte
 	}
 	at, err = m.config.Queries.Pin(ctx, at, models...)
 	if _, wrong := errors.AsType[*projections.CursorError](err); wrong {
-		err = &inField{"asOf", err}
+		err = &argumentError{"asOf", err}
 	}
 	return at, err
 }
@@ -181,7 +181,7 @@ func (r *Resolver) moment(ctx context.Context, argument string, m model.Moment) 
 		c, err = r.config.Queries.Moment(ctx, m.Time)
 	}
 	if err != nil {
-		return c, &inField{argument, err}
+		return c, &argumentError{argument, err}
 	}
 	return c, nil
 }

@@ -157,7 +157,8 @@ func (a *author) build(id domain.BuildID) {
 	}
 	digest := "sha256:" + b.Request.Commit
 	image := []domain.Event{
-		domain.ImagePushed{Reference: b.Request.Image + "@" + digest, Digest: digest}, domain.ImageTagged{Reference: "r:1", Digest: digest},
+		domain.ImagePushed{Reference: b.Request.Image + "@" + digest, Digest: digest},
+		domain.ImageTagged{Reference: "r:1", Digest: digest},
 		domain.BuildSucceeded{Digest: digest, Duration: 900},
 	}
 	switch a.r.IntN(8) {
@@ -234,15 +235,15 @@ func (k *known) question(r *rand.Rand, a []*author) (query string, vars map[stri
 		}
 	}
 	kinds := map[string]string{"project": "ID!", "environment": "ID!", "first": "Int!", "build": "ID!", "deployment": "ID!", "push": "ID!", "commit": "String"}
-	declared := "$asOf: Moment"
+	declared := []string{"$asOf: Moment"}
 	for name := range vars {
 		if !strings.Contains(field, "$"+name) {
 			delete(vars, name)
 			continue
 		}
-		declared += ", $" + name + ": " + kinds[name]
+		declared = append(declared, "$"+name+": "+kinds[name])
 	}
-	return "query(" + declared + ") { answer: " + field + " }", vars
+	return "query(" + strings.Join(declared, ", ") + ") { answer: " + field + " }", vars
 }
 
 // taken is an answer with what was asked and the place in the log that it was answered at.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -68,7 +69,7 @@ func (f fill) write(ctx context.Context, w *world) error {
 	if err != nil {
 		return err
 	}
-	begin := strings.ReplaceAll(f.begin, "manyProjects", fmt.Sprint(manyProjects))
+	begin := strings.ReplaceAll(f.begin, "manyProjects", strconv.Itoa(manyProjects))
 	step := f.span / (f.versions + 1)
 	_, err = w.owner.Exec(ctx, fmt.Sprintf(`INSERT INTO projections.%s_v1_history (key, project, lookup, place, from_position, to_position, row)
 		SELECT %s, %s, %s, %s, %[5]s + (v - 1) * %[6]d, %[5]s + v * %[6]d, replace($1, 'KEY', (%[2]s)::text)::json

@@ -37,7 +37,7 @@ type Moment struct {
 var ErrMoment = errors.New(`not a moment: want a cursor or a time, for example "1.42" or "2026-11-24T03:00:00Z"`)
 
 // MarshalGQL implements graphql.Marshaler.
-func (m Moment) MarshalGQL(w io.Writer) {
+func (m *Moment) MarshalGQL(w io.Writer) {
 	if m.Time.IsZero() {
 		MarshalCursor(m.Cursor).MarshalGQL(w)
 		return
