@@ -1,6 +1,7 @@
 package eventstore
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -179,6 +180,8 @@ func checkEvent(e NewEvent, seen map[string]bool) ([16]byte, error) {
 		reason = fmt.Sprintf("occurred at %s", e.OccurredAt)
 	case !utf8.Valid(e.Body) || !json.Valid(e.Body):
 		reason = "its body is not JSON in UTF-8"
+	case bytes.IndexByte(e.Body, '\n') >= 0: // an export has a line per event, with the body as it is
+		reason = "its body has a line break, which canonical JSON has not"
 	}
 	if reason != "" {
 		return id, &InvalidError{Where: where, Reason: reason}

@@ -1,17 +1,20 @@
 package eventstore_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"os/exec"
 	"path/filepath"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/pipeops/pipeops/domain"
@@ -20,14 +23,17 @@ import (
 	"github.com/pipeops/pipeops/eventstore/verify"
 	"github.com/pipeops/pipeops/internal/records"
 	"github.com/pipeops/pipeops/internal/seal"
+	"github.com/pipeops/pipeops/internal/testenv"
+	"github.com/pipeops/pipeops/migrations"
 )
 
 // signing is a database whose tree heads can be signed.
 type signing struct {
 	*bundle
 
-	t    testing.TB
-	keys *seal.Keyring
+	t      testing.TB
+	master *seal.Master
+	keys   *seal.Keyring
 }
 
 func setupSigning(t testing.TB) *signing {
@@ -41,7 +47,7 @@ func setupSigning(t testing.TB) *signing {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &signing{b, t, keys}
+	return &signing{b, t, master, keys}
 }
 
 // signer gives one as another process would have it.
@@ -419,6 +425,76 @@ func TestRunSignsWhatIsNewSoonAndTakesOver(t *testing.T) {
 	s.append(150)
 	wait(201)
 	s.check()
+}
+
+// Acceptance test 10, as far as proofs go.
+func TestTest10AfterADumpIntoANewDatabaseProofsGoOn(t *testing.T) {
+	t.Parallel()
+	s := setupSigning(t)
+	s.append(300)
+	s.mustSign(s.signer(s.Store))
+	s.append(400)
+	kept := s.mustSign(s.signer(s.Store))
+	fresh := testenv.Postgres(t)
+	copyDatabase(t, s.owner.Config().ConnString(), fresh)
+	app, err := migrations.Up(t.Context(), fresh, quiet())
+	if err != nil {
+		t.Fatal(err)
+	}
+	owner, err := pgxpool.New(t.Context(), fresh)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(owner.Close)
+	restored := &signing{bundle: &bundle{app: app, owner: owner}, t: t, master: s.master}
+	restored.Store = restored.open(t, eventstore.Config{})
+	if restored.keys, err = seal.Open(t.Context(), s.master, records.NewKeys(restored.Pool())); err != nil {
+		t.Fatal(err)
+	}
+	signer := restored.signer(restored.Store)
+	if head := restored.mustSign(signer); head.Checkpoint != kept.Checkpoint || !head.Holds {
+		t.Errorf("the newest head is %+v, want %+v", head, kept)
+	}
+	restored.append(100)
+	head := restored.mustSign(signer)
+	proof, err := tlog.ProveTree(head.Size, kept.Size, restored.Tree(t.Context(), head.Size))
+	if err == nil {
+		err = tlog.CheckTree(proof, head.Size, head.Root, kept.Size, kept.Root)
+	}
+	if err != nil || head.Size != 800 {
+		t.Errorf("a head of %d events: %v", head.Size, err)
+	}
+	if len(restored.check()) != 3 {
+		t.Error("a head is missing")
+	}
+	_, err = restored.owner.Exec(t.Context(), "DELETE FROM pipeops.tree_heads")
+	if err == nil {
+		t.Error("after the restore heads can be deleted")
+	}
+}
+
+// copyDatabase dumps one into another, empty one.
+func copyDatabase(t *testing.T, from, to string) {
+	t.Helper()
+	folders, _ := filepath.Glob("/usr/lib/postgresql/*/bin")
+	tool := func(name string) string {
+		if len(folders) == 0 {
+			return name
+		}
+		return filepath.Join(folders[len(folders)-1], name)
+	}
+	dump := exec.CommandContext(t.Context(), tool("pg_dump"), "--dbname="+from)
+	restore := exec.CommandContext(t.Context(), tool("psql"), "--dbname="+to, "--quiet", "--set=ON_ERROR_STOP=1", "--output=/dev/null")
+	var problems bytes.Buffer
+	dump.Stderr, restore.Stderr = &problems, &problems
+	pipe, err := dump.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	restore.Stdin = pipe
+	if err := errors.Join(dump.Start(), restore.Run(), dump.Wait()); err != nil {
+		t.Fatalf("%v\n%s", err, problems.String())
+	}
 }
 
 func BenchmarkSign(b *testing.B) {

@@ -210,9 +210,11 @@ deliveries that told of them are deleted. It can't be undone. Backups, and the G
 				return printJSON(cmd.OutOrStdout(), out.EraseSubject)
 			}
 			var e struct {
-				Subject, Cursor  string
-				Keys, Deliveries int
-				BackupsSince     time.Time
+				Subject      string    `json:"subject"`
+				Cursor       string    `json:"cursor"`
+				Keys         int       `json:"keys"`
+				Deliveries   int       `json:"deliveries"`
+				BackupsSince time.Time `json:"backupsSince"`
 			}
 			if err := json.Unmarshal(out.EraseSubject, &e); err != nil {
 				return err

@@ -78,7 +78,7 @@ func (o *office) must(err error) {
 }
 
 // try runs a command and gives what it printed, its error and its exit code.
-func (o *office) try(args ...string) (stdout string, err error, code int) { //nolint:revive // in the order of a reader
+func (o *office) try(args ...string) (stdout string, code int, err error) {
 	o.t.Helper()
 	var out bytes.Buffer
 	cmd := root()
@@ -88,12 +88,12 @@ func (o *office) try(args ...string) (stdout string, err error, code int) { //no
 	if err = cmd.ExecuteContext(o.t.Context()); err != nil {
 		code = exitCode(err)
 	}
-	return out.String(), err, code
+	return out.String(), code, err
 }
 
 func (o *office) run(args ...string) string {
 	o.t.Helper()
-	out, err, code := o.try(args...)
+	out, code, err := o.try(args...)
 	if err != nil {
 		o.t.Fatalf("pipeops %s: exit code %d, %v", strings.Join(args, " "), code, err)
 	}
@@ -103,7 +103,7 @@ func (o *office) run(args ...string) string {
 // fails wants an exit code, and a message that says so.
 func (o *office) fails(code int, says string, args ...string) {
 	o.t.Helper()
-	if out, err, got := o.try(args...); got != code || !strings.Contains(fmt.Sprint(err), says) {
+	if out, got, err := o.try(args...); got != code || !strings.Contains(fmt.Sprint(err), says) {
 		o.t.Errorf("pipeops %s: exit code %d, %v, want %d, %q\n%s", strings.Join(args, " "), got, err, code, says, out)
 	}
 }

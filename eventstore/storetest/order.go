@@ -103,6 +103,7 @@ func appendsThatCanNeverBeWrittenAreNamed(t *testing.T, open func() Store) {
 		"no time":           with(func(e *eventstore.NewEvent) { e.OccurredAt = time.Time{} }),
 		"no JSON":           with(func(e *eventstore.NewEvent) { e.Body = []byte("{") }),
 		"no UTF-8":          with(func(e *eventstore.NewEvent) { e.Body = []byte("\"\xff\"") }),
+		"a line break":      with(func(e *eventstore.NewEvent) { e.Body = []byte("{\n}") }),
 		"actor no UTF-8":    with(func(e *eventstore.NewEvent) { e.Actor = "\xff" }),
 		"long trace":        with(func(e *eventstore.NewEvent) { e.Trace = strings.Repeat("x", 1025) }),
 		"unmoved cursor":    {Move: &eventstore.CursorMove{Name: "c"}},

@@ -125,8 +125,8 @@ func (p *part) proof(position int64) (tlog.RecordProof, error) {
 		return nil, errors.New("its proof is missing, or too long")
 	}
 	var told struct {
-		Position int64
-		Hashes   tlog.RecordProof
+		Position int64            `json:"position"`
+		Hashes   tlog.RecordProof `json:"hashes"`
 	}
 	if err := json.Unmarshal(line, &told); err != nil || !bytes.Equal(AppendProof(nil, told.Position, told.Hashes), line) {
 		return nil, errors.New("its proof is not of the form of an export, byte for byte")

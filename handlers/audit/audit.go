@@ -65,7 +65,7 @@ func (c Config) Validate() error {
 		}
 	}
 	if c.Write < 0 {
-		problems = append(problems, errors.New("Write is negative: 0 means its default"))
+		problems = append(problems, errors.New("the time for a piece (Write) is negative: 0 means its default"))
 	}
 	return errors.Join(problems...)
 }
@@ -141,13 +141,19 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, give func(*answe
 	if a.begun {
 		panic(http.ErrAbortHandler) // the reader must see that this is not all
 	}
-	known := &problem{http.StatusInternalServerError, "internal error: see the log of pipeops serve"}
-	var conflict *eventstore.HeadConflictError
-	if errors.As(err, &conflict) {
-		known = &problem{http.StatusConflict, conflict.Error()}
+	told := tell(err)
+	http.Error(w, told.message, told.status)
+}
+
+// tell is what the caller is told of an error.
+func tell(err error) *problem {
+	if known, ok := errors.AsType[*problem](err); ok {
+		return known
 	}
-	errors.As(err, &known)
-	http.Error(w, known.message, known.status)
+	if conflict, ok := errors.AsType[*eventstore.HeadConflictError](err); ok {
+		return &problem{http.StatusConflict, conflict.Error()}
+	}
+	return &problem{http.StatusInternalServerError, "internal error: see the log of pipeops serve"}
 }
 
 func (h *Handler) checkpoint(a *answer) error {
