@@ -47,8 +47,11 @@ func event(n, epoch int64) domain.Recorded {
 		Cursor: domain.Cursor{LogEpoch: epoch, Position: n}, ID: fmt.Sprintf("00000000-0000-4000-8000-%012d", n),
 		Stream: domain.Stream(fmt.Sprint("build/", n%40)), Version: (n-1)/40 + 1, Type: "LayerBuilt", SchemaVersion: 1,
 		Body:       fmt.Appendf(nil, `{"build":"bld_%d","step":"RUN go build ./...","seconds":%d,"text":"<&>"}`, n%40, n),
-		OccurredAt: at, RecordedAt: at, Actor: "token:1", CorrelationID: "psh_1", CausationID: "é\u2028\t\"\\",
+		OccurredAt: at, RecordedAt: at, Actor: "token:1", CorrelationID: "psh_1", CausationID: "0b0e0000-0000-4000-8000-000000000002",
 		Attempt: "bld_1.1", AttemptSeq: n, Trace: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+	}
+	if n%7 == 0 && n < 1000 {
+		e.CausationID = "é\u2028\t\"\\ \"},\"data\":"
 	}
 	if project := n % 4; project > 0 {
 		e.ProjectID = domain.ProjectID(fmt.Sprint("prj_", project))

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/pipeops/pipeops/domain"
@@ -81,7 +82,12 @@ func ReadLine(line []byte) (domain.Recorded, error) {
 
 // readLine also gives the body's hash; room is for its own use, and is given back.
 func readLine(line, room []byte) (e domain.Recorded, body [sha256.Size]byte, again []byte, err error) {
-	p := parser{rest: line}
+	begin := bytes.Index(line, []byte(bodyMark)) // in a text its quotes would be escaped
+	if begin < 0 || len(line)-begin-len(bodyMark) < 2 || line[len(line)-1] != '}' {
+		return e, body, room, errForm
+	}
+	begin += len(bodyMark)
+	p := parser{rest: string(line[:begin])}
 	e.Cursor.Position = p.number(`{"event":{"position":`)
 	e.Cursor.LogEpoch = p.number(`,"epoch":`)
 	e.Stream = domain.Stream(p.text(`,"stream":`))
@@ -99,11 +105,10 @@ func readLine(line, room []byte) (e domain.Recorded, body [sha256.Size]byte, aga
 	e.AttemptSeq = p.number(`,"attemptSeq":`)
 	e.Trace = p.text(`,"trace":`)
 	told := p.text(`,"bodyHash":`)
-	p.literal(`},"data":`)
-	if p.bad || len(p.rest) < 2 || p.rest[len(p.rest)-1] != '}' {
+	if p.literal(`},"data":`); p.bad {
 		return e, body, room, errForm
 	}
-	e.Body = p.rest[:len(p.rest)-1]
+	e.Body = line[begin : len(line)-1]
 	body = sha256.Sum256(e.Body)
 	if hex.EncodeToString(body[:]) != told {
 		return e, body, room, errBody
@@ -116,18 +121,18 @@ func readLine(line, room []byte) (e domain.Recorded, body [sha256.Size]byte, aga
 	return e, body, room, nil
 }
 
-// parser takes a line apart from its beginning.
+// bodyMark stands between an envelope's last text and the body.
+const bodyMark = `"},"data":`
+
+// parser takes an envelope apart from its beginning.
 type parser struct {
-	rest []byte
+	rest string
 	bad  bool
 }
 
 func (p *parser) literal(text string) {
-	if p.bad || len(p.rest) < len(text) || string(p.rest[:len(text)]) != text {
-		p.bad = true
-		return
-	}
-	p.rest = p.rest[len(text):]
+	rest, ok := strings.CutPrefix(p.rest, text)
+	p.rest, p.bad = rest, p.bad || !ok
 }
 
 func (p *parser) number(name string) (n int64) {
@@ -156,7 +161,7 @@ func (p *parser) text(name string) string {
 		p.bad = true
 		return ""
 	}
-	text := string(p.rest[:end])
+	text := p.rest[:end]
 	p.rest = p.rest[end+1:]
 	if !plain {
 		p.bad = json.Unmarshal([]byte(`"`+text+`"`), &text) != nil
