@@ -485,15 +485,15 @@ func copyDatabase(t *testing.T, from, to string) {
 	}
 	dump := exec.CommandContext(t.Context(), tool("pg_dump"), "--dbname="+from)
 	restore := exec.CommandContext(t.Context(), tool("psql"), "--dbname="+to, "--quiet", "--set=ON_ERROR_STOP=1", "--output=/dev/null")
-	var problems bytes.Buffer
-	dump.Stderr, restore.Stderr = &problems, &problems
+	var dumped, restored bytes.Buffer
+	dump.Stderr, restore.Stderr = &dumped, &restored
 	pipe, err := dump.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
 	restore.Stdin = pipe
 	if err := errors.Join(dump.Start(), restore.Run(), dump.Wait()); err != nil {
-		t.Fatalf("%v\n%s", err, problems.String())
+		t.Fatalf("%v\n%s%s", err, dumped.String(), restored.String())
 	}
 }
 
