@@ -26,12 +26,12 @@ import (
 	"github.com/pipeops/pipeops/runner/workspace"
 )
 
-// Config sets a runner up. Bus, Worker, Key, Slots, BuildKit and WorkspaceRoot are required.
+// Config sets a runner up. Bus, Worker, Key, BuildKit and WorkspaceRoot are required.
 type Config struct {
 	Bus           bus.Bus
 	Worker        domain.WorkerID
 	Key           ed25519.PrivateKey
-	Slots         int            // builds at once
+	Slots         int            // builds at once; default 2
 	BuildKit      string         // address of the daemon: "unix:///…", "tcp://host:port"
 	WorkspaceRoot string         // folder for workspaces; runners may share it
 	RegistryAuth  authn.Keychain // logins of registries; default: the Docker configuration of this user
@@ -59,6 +59,9 @@ func (c Config) withDefaults() Config {
 	if c.BuildTimeout == 0 {
 		c.BuildTimeout = 30 * time.Minute
 	}
+	if c.Slots == 0 {
+		c.Slots = 2
+	}
 	if c.Again == nil {
 		c.Again = []time.Duration{2 * time.Second, 8 * time.Second, 30 * time.Second}
 	}
@@ -78,7 +81,7 @@ type Runner struct {
 func New(c Config) (*Runner, error) {
 	r := &Runner{cfg: c.withDefaults()}
 	w, err := worker.New(worker.Config{
-		Bus: c.Bus, Kind: bus.KindBuild, Worker: c.Worker, Key: c.Key, Slots: c.Slots, Do: r.do, Log: r.cfg.Log, Grace: c.Grace,
+		Bus: c.Bus, Kind: bus.KindBuild, Worker: c.Worker, Key: c.Key, Slots: r.cfg.Slots, Do: r.do, Log: r.cfg.Log, Grace: c.Grace,
 	})
 	problems := []error{err}
 	if c.BuildKit == "" {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"strings"
 	"time"
@@ -70,10 +71,27 @@ func (h *health) ready(w http.ResponseWriter, r *http.Request) {
 		fail("projections", "their state can't be read")
 	} else if len(unready) > 0 {
 		fail("projections", strings.Join(unready, ", ")+": not caught up yet")
+	} else if stopped := h.stopped(ctx); stopped != "" {
+		checks["projections"] = stopped // it answers what it knew, as any other copy would
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(checks)
+}
+
+// stopped names the projections that can't get over an event, "" for none.
+func (h *health) stopped(ctx context.Context) string {
+	status, err := h.projector.Status(ctx)
+	if err != nil {
+		return "their state can't be read"
+	}
+	var stopped []string
+	for _, s := range status {
+		if s.StoppedPosition > 0 {
+			stopped = append(stopped, fmt.Sprintf("%s: stopped at position %d", s.Name, s.StoppedPosition))
+		}
+	}
+	return strings.Join(stopped, ", ")
 }
 
 func (h *health) metrics() http.Handler {

@@ -26,7 +26,7 @@ type Config struct {
 	Home        string // PIPEOPS_HOME: keys, workspaces, repositories
 	Listen      string // PIPEOPS_LISTEN: default 127.0.0.1:8787
 	URL         string // PIPEOPS_URL: where clients and workers reach serve; default from Listen
-	Slots       int    // PIPEOPS_SLOTS: work at a time for a runner or deployer; default 2
+	Slots       int    // PIPEOPS_SLOTS: work at a time for a runner or deployer; default 0: each its own
 
 	CheckpointURL string // PIPEOPS_CHECKPOINT_URL: where serve posts each new signed checkpoint; default nowhere
 }
@@ -40,7 +40,7 @@ func Load(get Getenv, defaultHome string) (Config, error) {
 		DatabaseURL: get("DATABASE_URL"), MigrateURL: get("PIPEOPS_MIGRATE_URL"), AMQPURL: get("AMQP_URL"),
 		BuildKit: get("BUILDKIT_HOST"), Registry: strings.TrimSuffix(get("REGISTRY"), "/"), Kubeconfig: get("KUBECONFIG"),
 		Home: or(get("PIPEOPS_HOME"), defaultHome), Listen: or(get("PIPEOPS_LISTEN"), "127.0.0.1:8787"),
-		URL: strings.TrimSuffix(get("PIPEOPS_URL"), "/"), Slots: 2, CheckpointURL: get("PIPEOPS_CHECKPOINT_URL"),
+		URL: strings.TrimSuffix(get("PIPEOPS_URL"), "/"), CheckpointURL: get("PIPEOPS_CHECKPOINT_URL"),
 	}
 	c.MigrateURL = or(c.MigrateURL, c.DatabaseURL)
 	var errs []error

@@ -35,7 +35,7 @@ func TestDefaultsAndNeeds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.MigrateURL != c.DatabaseURL || c.URL != "http://127.0.0.1:8787" || c.Slots != 2 {
+	if c.MigrateURL != c.DatabaseURL || c.URL != "http://127.0.0.1:8787" || c.Slots != 0 {
 		t.Errorf("got %+v", c)
 	}
 	if err := c.Need("DATABASE_URL", "AMQP_URL"); err == nil || !strings.Contains(err.Error(), "AMQP_URL") || strings.Contains(err.Error(), "DATABASE_URL") {
