@@ -9,7 +9,7 @@ LINT = $(PIPEOPS_CACHE)/tools/lint/$(shell awk '$$1 == "require" {$$1 = $$2; $$2
 FUZZTIME ?= 5s
 RACE ?= -race
 
-.PHONY: help up down clean build tools web test test-short test-web e2e chaos lint fmt generate bench bench-store vuln
+.PHONY: help up down clean build tools web test test-short test-web chaos lint fmt generate bench bench-store vuln
 
 help: ## print this help
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

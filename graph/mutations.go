@@ -33,12 +33,7 @@ func (r *Resolver) execute(ctx context.Context, cmd domain.Command, commandID st
 	if err != nil {
 		return result, domain.Cursor{}, err
 	}
-	var cursor domain.Cursor
-	for _, e := range result.Events { // those of a repeat come in the order of the decision, not of the log
-		if e.Cursor.Position > cursor.Position {
-			cursor = e.Cursor
-		}
-	}
+	cursor := result.Cursor()
 	if len(result.Events) == 0 {
 		cursor, err = r.config.Queries.Head(ctx)
 	}

@@ -25,7 +25,7 @@ var files embed.FS
 
 const (
 	versionTable = "pipeops.schema_versions"
-	lockKey      = 7021798406534587748 // of one migration at a time in a database; any number
+	lockKey      = 7021798406534587740 // of one migration at a time in a database; any number
 )
 
 // BehindError says that the schema is older than this binary needs, and that the login may not change it.

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -143,7 +144,7 @@ func git(ctx context.Context, dir string, env []string, args ...string) (string,
 	return strings.TrimSpace(stdout.String()), nil
 }
 
-// awaitApp waits until the app answers with the commit, or its release has failed.
+// awaitApp waits until the commit is deployed and the app answers with it, or its release has failed.
 func awaitApp(ctx context.Context, c *client, home, name, commit string) (string, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, 10*time.Minute, errSlow)
 	defer cancel()
@@ -153,8 +154,11 @@ func awaitApp(ctx context.Context, c *client, home, name, commit string) (string
 	go func() { verdict <- c.watchCommit(watch, name, commit) }()
 	for {
 		for _, a := range readApps(home) {
-			if a.Service == name && answers(ctx, a.Address, commit) {
-				return a.Address, nil
+			if verdict != nil || a.Service != name || !answers(ctx, a.Address, commit) {
+				continue
+			}
+			if done, err := c.succeeded(ctx, name, commit); done || err != nil {
+				return a.Address, err
 			}
 		}
 		select {
@@ -168,6 +172,15 @@ func awaitApp(ctx context.Context, c *client, home, name, commit string) (string
 		case <-time.After(200 * time.Millisecond):
 		}
 	}
+}
+
+// succeeded says whether the read model has the commit's deployment as done, so that a status right behind says the same.
+func (c *client) succeeded(ctx context.Context, name, commit string) (bool, error) {
+	var out struct{ Status []statusRow }
+	if err := c.do(ctx, statusQuery, map[string]any{"project": name}, &out); err != nil {
+		return false, err
+	}
+	return slices.ContainsFunc(out.Status, func(r statusRow) bool { return r.Commit == commit && r.Phase == "SUCCEEDED" }), nil
 }
 
 // answers says whether the app tells the commit.

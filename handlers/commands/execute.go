@@ -75,7 +75,7 @@ type Result struct {
 
 // Cursor is the place of the last event in the log, the zero cursor when there is none.
 func (r Result) Cursor() (last domain.Cursor) {
-	for _, e := range r.Events {
+	for _, e := range r.Events { // those of a repeat come in the order of the decision, not of the log
 		if e.Cursor.Position > last.Position {
 			last = e.Cursor
 		}

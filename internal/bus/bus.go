@@ -131,9 +131,9 @@ func Later(err error) error {
 
 type deliveriesOf struct{}
 
-// Deliveries tells a handler which delivery of its message this is, from 1,
+// deliveries tells a handler which delivery of its message this is, from 1,
 // for its log; 0 outside of a handler.
-func Deliveries(ctx context.Context) int {
+func deliveries(ctx context.Context) int {
 	n, _ := ctx.Value(deliveriesOf{}).(int)
 	return n
 }

@@ -244,7 +244,7 @@ func failing[T any](n int, done chan<- []int) func(context.Context, T) error {
 	return func(ctx context.Context, _ T) error {
 		mu.Lock()
 		defer mu.Unlock()
-		seen = append(seen, Deliveries(ctx))
+		seen = append(seen, deliveries(ctx))
 		if len(seen) <= n {
 			return fmt.Errorf("failure %d", len(seen))
 		}
@@ -379,7 +379,7 @@ func testOrder(t *testing.T, open opener) {
 	background(t, func(ctx context.Context) error {
 		return b.ConsumeReports(ctx, func(ctx context.Context, r Report) error {
 			calls.Add(1)
-			if r.First%3 == 0 && Deliveries(ctx) < 3 {
+			if r.First%3 == 0 && deliveries(ctx) < 3 {
 				return errors.New("not yet")
 			}
 			handled <- r.First
@@ -552,7 +552,7 @@ func testHandBack(t *testing.T, open opener) {
 	reports := make(chan delivery)
 	background(t, func(ctx context.Context) error {
 		return b.ConsumeReports(ctx, func(ctx context.Context, r Report) error {
-			return into(reports)(ctx, delivery{r.First, Deliveries(ctx)})
+			return into(reports)(ctx, delivery{r.First, deliveries(ctx)})
 		})
 	})
 	for i := range 3 {

@@ -37,7 +37,7 @@ func TestInProcessPublishingWaitsWhileAQueueIsFull(t *testing.T) {
 	go func() { published <- b.PublishClaim(t.Context(), claim) }()
 	background(t, func(ctx context.Context) error {
 		return b.ConsumeClaims(ctx, func(ctx context.Context, _ Signed) error {
-			if Deliveries(ctx) == 1 { // comes back although the queue is full
+			if deliveries(ctx) == 1 { // comes back although the queue is full
 				return errors.New("not yet")
 			}
 			return nil

@@ -1,5 +1,5 @@
 // Package config receives the environment variables of a process and hands a
-// checked Config to cmd; pure but for reading the key file.
+// checked Config to cmd; pure.
 //
 // Every problem is named at once, with the variable and an example.
 package config

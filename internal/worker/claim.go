@@ -3,17 +3,16 @@ package worker
 import (
 	"context"
 	"crypto/ed25519"
-	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
 
 	"github.com/google/uuid"
-	"golang.org/x/crypto/nacl/box"
 
 	"github.com/pipeops/pipeops/domain"
 	"github.com/pipeops/pipeops/internal/bus"
+	"github.com/pipeops/pipeops/internal/seal"
 )
 
 // claim is one that waits for its answer.
@@ -21,8 +20,7 @@ type claim struct {
 	id       string
 	subject  string
 	signed   bus.Signed
-	public   *[32]byte
-	private  *[32]byte     // for this claim only
+	key      *seal.Ephemeral
 	answered chan struct{} // closed by the answer; then:
 	attempt  *Attempt      // nil: refused
 }
@@ -83,16 +81,16 @@ func (w *Worker) forget(c *claim) {
 }
 
 func (w *Worker) newClaim(subject string) (*claim, error) {
-	public, private, err := box.GenerateKey(rand.Reader)
+	key, err := seal.NewEphemeral()
 	if err != nil {
 		return nil, err
 	}
 	c := &claim{
-		id: uuid.NewString(), subject: subject, public: public, private: private, answered: make(chan struct{}),
+		id: uuid.NewString(), subject: subject, key: key, answered: make(chan struct{}),
 	}
 	text, err := json.Marshal(bus.Claim{
 		ClaimID: c.id, Kind: w.cfg.Kind, Subject: subject, Worker: w.cfg.Worker, Incarnation: w.incarnation,
-		EphemeralKey: public[:], At: domain.At(time.Now()),
+		EphemeralKey: key.Public(), At: domain.At(time.Now()),
 	})
 	if err != nil {
 		return nil, err
@@ -133,9 +131,9 @@ func unseal(sealed []byte, c *claim) (map[string]string, error) {
 	if len(sealed) == 0 {
 		return nil, nil
 	}
-	plain, ok := box.OpenAnonymous(nil, sealed, c.public, c.private)
-	if !ok {
-		return nil, errors.New("the secrets of the grant cannot be opened")
+	plain, err := c.key.Open(sealed)
+	if err != nil {
+		return nil, fmt.Errorf("open the secrets of the grant: %w", err)
 	}
 	var secrets map[string]string
 	if err := json.Unmarshal(plain, &secrets); err != nil {

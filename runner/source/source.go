@@ -49,7 +49,6 @@ const (
 	CommitNotFound     = "COMMIT_NOT_FOUND"
 	Network            = "CLONE_NETWORK" // may mend by itself
 	TooLarge           = "SOURCE_TOO_LARGE"
-	TimedOut           = "CLONE_TIMEOUT"
 	Failed             = "CLONE_FAILED"
 )
 
