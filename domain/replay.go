@@ -116,7 +116,7 @@ func (p StoppedProjection) check(reason string) error {
 	if p.Projection == "" || p.Version < 1 || p.Event == "" || p.Position < 1 {
 		return &Refusal{
 			Code: "NOT_STOPPED", Field: "name", Message: fmt.Sprintf("projection %q isn't stopped at an event", p.Projection),
-			Fix: "see: pipeops projections list",
+			Fix: "name one that stands still: the log of pipeops serve tells its name and the event",
 		}
 	}
 	return CheckReason(reason)

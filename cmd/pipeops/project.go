@@ -29,6 +29,7 @@ type settings struct {
 	environment, environmentBranch                   string
 	port, replicas, minReady, deadline               int
 	startupPeriod, startupFailures, readinessPeriod  int
+	probeTimeout                                     int
 	variables, buildArgs                             []string
 	command                                          []string
 	cpuRequest, memoryRequest, cpuLimit, memoryLimit string
@@ -53,6 +54,7 @@ func (s *settings) flags(cmd *cobra.Command) {
 	f.IntVar(&s.startupPeriod, "startup-period", 0, "seconds between startup probes")
 	f.IntVar(&s.startupFailures, "startup-failures", 0, "startup probes that may fail in a row")
 	f.IntVar(&s.readinessPeriod, "readiness-period", 0, "seconds between readiness probes")
+	f.IntVar(&s.probeTimeout, "probe-timeout", 0, "seconds that the program may take to answer any probe")
 	f.IntVar(&s.minReady, "min-ready", 0, "seconds that a pod must stay ready to count")
 	f.IntVar(&s.deadline, "deadline", 0, "seconds until the verdict on a rollout")
 	f.StringVar(&s.cpuRequest, "cpu-request", "", `for example "100m"`)
@@ -97,6 +99,16 @@ func (s *settings) serviceInput(cmd *cobra.Command) (map[string]any, error) {
 	}
 	probe("startup", map[string]any{"period": s.startupPeriod, "failures": s.startupFailures})
 	probe("readiness", map[string]any{"period": s.readinessPeriod})
+	if cmd.Flags().Changed("probe-timeout") {
+		for _, field := range []string{"startup", "readiness", "liveness"} {
+			p, _ := in[field].(map[string]any)
+			if p == nil {
+				p = map[string]any{}
+			}
+			p["timeout"] = s.probeTimeout
+			in[field] = p
+		}
+	}
 	for flag, pairs := range map[string][]string{"variable": s.variables, "build-arg": s.buildArgs} {
 		field := map[string]string{"variable": "variables", "build-arg": "buildArgs"}[flag]
 		if !cmd.Flags().Changed(flag) {

@@ -140,7 +140,7 @@ var (
 		reason: "The image's reference isn't well formed",
 		fixes: []string{
 			"Mend the registry in the project's settings: lower case, no https://, for example ghcr.io/acme",
-			"Build again",
+			"Push again: an empty commit will do",
 		},
 		run: runProject, blames: true,
 	}
@@ -171,7 +171,7 @@ var (
 		reason: "The image has no variant for the CPU type of the node that shall run it",
 		fixes: []string{
 			"Build for the nodes' CPU type: kubectl get nodes -L kubernetes.io/arch shows it",
-			"Build for several platforms at once (linux/amd64 and linux/arm64)",
+			"Let the builders have that CPU type too: images are built for the type of the builder",
 			"Keep the pods on nodes of the image's CPU type",
 		},
 		run: runProject, blames: true,
@@ -190,9 +190,9 @@ var (
 		code: "REGISTRY_RATE_LIMIT", title: "registry's rate limit reached",
 		reason: "The registry lets nobody pull more for now",
 		fixes: []string{
-			"Add registry credentials: known users may pull more",
+			"Give the nodes a login at the registry, by imagePullSecrets of the default service account in {namespace}: known users may pull more",
 			"Use a mirror or a pull-through cache",
-			"Wait, and deploy again",
+			"Wait, and deploy again: pipeops deploy {project}",
 		},
 		run: runProject,
 	}
@@ -200,7 +200,7 @@ var (
 		code: "REGISTRY_UNREACHABLE", title: "node can't reach the registry",
 		reason: "The node can't resolve or connect to the registry that {image} names",
 		fixes: []string{
-			"Check the registry's name as the nodes see it in the project's settings",
+			"Check that the nodes resolve the registry by the name in {image}",
 			"Check DNS, proxy and firewall on the node",
 			"Check that the registry is up",
 		},
@@ -212,7 +212,7 @@ var (
 		fixes: []string{
 			"Check that the build has pushed it, and that the digest is the same: {image}",
 			"Check that the registry's retention rules haven't removed it",
-			"Check the registry's name as the nodes see it in the project's settings",
+			"Check that the nodes resolve the registry by the name in {image}",
 			"If the repository is private, verify the registry credentials of the cluster",
 		},
 		run: runProject,
@@ -221,8 +221,8 @@ var (
 		code: "IMAGE_PULL_AUTH", title: "ImagePullBackOff",
 		reason: "The registry wants credentials, or refuses those that the node has",
 		fixes: []string{
-			"Verify the registry credentials in the project's settings",
-			"Check the imagePullSecrets of the default service account in {namespace}, and that they name this registry",
+			"Give the nodes a login at the registry, by imagePullSecrets of the default service account in {namespace}",
+			"Check that those which are there name this registry",
 			"Renew an expired token",
 			"Check that the account may pull from this repository: {image}",
 		},
@@ -298,7 +298,7 @@ var (
 		reason: "The node can't execute the program: it is built for another CPU, or a script without a first line like #!/bin/sh",
 		fixes: []string{
 			"Build for the nodes' CPU type: kubectl get nodes -L kubernetes.io/arch shows it",
-			"Build for several platforms at once (linux/amd64 and linux/arm64)",
+			"Let the builders have that CPU type too: images are built for the type of the builder",
 			"If it is a script, begin it with #!/bin/sh",
 		},
 		run: runProject, blames: true,
@@ -351,7 +351,7 @@ var (
 		fixes: []string{
 			"Read the program's log for why it isn't healthy: a database or another dependency is the usual cause",
 			"Let {path} pass without login",
-			"If it answers slowly, raise the probe's timeout",
+			"If it answers slowly, give it more time: pipeops project set {project} --service {service} --probe-timeout 5",
 		},
 		run: runEvents, blames: true,
 	}

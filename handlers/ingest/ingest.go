@@ -167,7 +167,7 @@ func (i *Ingest) Dead(ctx context.Context, d bus.Dead) error {
 	err := i.cfg.Commands.Fail(ctx, d.Message.ID, subject, domain.Diagnosis{
 		Code: "DEAD_LETTER", Title: "Not started: its message could not be handled", Step: d.Queue,
 		Error: d.Reason, Reason: reason,
-		Fixes: []string{"Look at the log of `pipeops serve` and of the workers for the cause", "Start it again once the cause is gone"},
+		Fixes: []string{"Look at the log of `pipeops serve` and of the workers for the cause", again(subject)},
 		Run:   "pipeops doctor",
 	}, i.cfg.Now())
 	if _, unknown := errors.AsType[*domain.Refusal](err); unknown {
@@ -198,4 +198,12 @@ func deadSubject(body []byte) (subject, reason string) {
 		return claim.Subject, "A worker claimed the work, and the claim could not be answered"
 	}
 	return "", ""
+}
+
+// again says how the same work is asked for once more.
+func again(subject string) string {
+	if domain.AttemptID(subject+".1").Stream().Kind() == "deployment" {
+		return "Once the cause is gone, deploy again: pipeops deploy PROJECT"
+	}
+	return "Once the cause is gone, " + domain.PushAgain
 }

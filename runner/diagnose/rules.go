@@ -1,5 +1,7 @@
 package diagnose
 
+import "github.com/pipeops/pipeops/domain"
+
 // Codes that callers name because they know the cause.
 const (
 	DockerfileMissing = "DOCKERFILE_MISSING"
@@ -22,26 +24,26 @@ var rules = []rule{
 	{
 		code: "COMMIT_NOT_FOUND", stage: Source, title: "the commit is gone",
 		reason: "Commit {commit} isn't in the repository any more. Most likely {ref} was force-pushed after this push",
-		fixes:  []string{"Push the branch again: what it points to then is built", "If a server hook or mirror drops commits, let it finish before the webhook is sent"},
+		fixes:  []string{"What the branch points to now is built by a new push: " + domain.PushAgain, "If a server hook or mirror drops commits, let it finish before the webhook is sent"},
 	},
 	{
 		code: "CLONE_AUTH", stage: Source, title: "the repository can't be read",
 		reason: "The git server refuses the login that this project has, or wants one where there is none",
-		fixes:  []string{"Set the project's secret git-token to an access token that may read the repository", "Check that the token hasn't expired and covers this very repository"},
+		fixes:  []string{"Give an access token that may read the repository, in a file of mode 0600: pipeops project set {project} --git-credential-file FILE", "Check that the token hasn't expired and covers this very repository"},
 	},
 	{
 		code: "REPOSITORY_NOT_FOUND", stage: Source, title: "there is no such repository",
 		reason: "The git server knows no repository at this address. Private ones look like this too when the login lacks the right to see them",
-		fixes:  []string{"Check the address: pipeops project show {project}", "For a private repository set the project's secret git-token"},
+		fixes:  []string{"Check the address: pipeops project show {project}", "For a private repository give an access token: pipeops project set {project} --git-credential-file FILE"},
 	},
 	{
 		code: "REPOSITORY_URL", stage: Source, title: "the repository's address can't be used",
 		reason: "Sources are fetched over https, without a password in the address",
-		fixes:  []string{"Change the address to https://host/path: pipeops project set {project} --repo URL", "Put a password or token into the project's secret git-token"},
+		fixes:  []string{"Change the address to https://host/path: pipeops project set {project} --repo URL", "Give user and token in a file of mode 0600: pipeops project set {project} --git-credential-file FILE"},
 	},
 	{
 		code: "COMMIT_HASH", stage: Source, title: "the push names no commit",
-		reason: "A build needs the full hash of a commit", fixes: []string{"Push the branch again"},
+		reason: "A build needs the full hash of a commit", fixes: []string{"The push says nothing that can be built: " + domain.PushAgain},
 	},
 	{
 		code: "SOURCE_TOO_LARGE", stage: Source, title: "the source is too large",
@@ -51,7 +53,7 @@ var rules = []rule{
 	{
 		code: "CLONE_NETWORK", stage: Source, title: "the git server can't be reached",
 		reason: "It was tried several times, and each time the connection failed",
-		fixes:  []string{"Check that the git server is up and that its name resolves on the runner", "Check the runner's proxy and firewall", "Push again, or start the build again"},
+		fixes:  []string{"Check that the git server is up and that its name resolves on the runner", "Check the runner's proxy and firewall", "Once it answers, " + domain.PushAgain},
 	},
 	{
 		code: CloneTimeout, stage: Source, title: "fetching the source took too long",
@@ -124,17 +126,17 @@ var rules = []rule{
 	},
 	{
 		code: "REGISTRY_LIMIT", title: "the registry's limit is reached", said: []string{"toomanyrequests", "pull rate limit", "429 too many"},
-		reason: "The registry allows only so many requests in a time", fixes: []string{"Wait and start the build again", "Log the runner in to the registry: limits are higher then", "Use a mirror for base images"},
+		reason: "The registry allows only so many requests in a time", fixes: []string{"Wait, then " + domain.PushAgain, "Log the runner in to the registry: limits are higher then", "Use a mirror for base images"},
 	},
 	{
 		code: "BASE_IMAGE_NETWORK", stage: Build, title: "the base image's registry can't be reached", said: []string{"failed to resolve source metadata … dial", "failed to resolve source metadata … timeout", "failed to resolve source metadata … no such host", "failed to resolve source metadata … eof"},
 		reason: "The builder got no connection to the registry of the FROM on line {line}",
-		fixes:  []string{"Start the build again: such trouble often passes", "Check the network and proxy of the builder", "Use a mirror for base images"},
+		fixes:  []string{"Such trouble often passes: " + domain.PushAgain, "Check the network and proxy of the builder", "Use a mirror for base images"},
 	},
 	{
 		code: "NO_SPACE", title: "the builder's disk is full", said: []string{"no space left on device", "disk quota exceeded"},
 		reason: "There was no room for what a step wrote, or for the image",
-		fixes:  []string{"Start the build again: old caches are dropped as they age", "Keep large files out with .dockerignore, and clean up in the RUN that makes the mess", "Give the builder a larger disk"},
+		fixes:  []string{"Old caches are dropped as they age: wait, then " + domain.PushAgain, "Keep large files out with .dockerignore, and clean up in the RUN that makes the mess", "Give the builder a larger disk"},
 	},
 
 	// Push.
@@ -153,15 +155,15 @@ var rules = []rule{
 	},
 	{
 		code: "PUSH_NETWORK", stage: Push, title: "the registry can't be reached", said: []string{"dial tcp", "connection", "timeout", "eof", "no such host", "500", "502", "503", "504", "unavailable"},
-		reason: "The push was tried several times, and {registry} didn't take it", fixes: []string{"Check that {registry} is up and can be reached from the builder", "Start the build again: what is pushed already isn't pushed twice"},
+		reason: "The push was tried several times, and {registry} didn't take it", fixes: []string{"Check that {registry} is up and can be reached from the builder", "Once it can, " + domain.PushAgain},
 	},
 	{
 		code: ImageGone, stage: Push, title: "the pushed image is gone", reason: "{registry} doesn't have the image any more that this build had pushed",
-		fixes: []string{"Push again: a new build makes a new image", "Look whether something deletes images at {registry}"},
+		fixes: []string{"A new build makes a new image: " + domain.PushAgain, "Look whether something deletes images at {registry}"},
 	},
 	{
 		code: TagTaken, stage: Push, title: "the tags are taken", reason: "Both tags of this build name other images at {registry}, and tags are never moved",
-		fixes: []string{"Look who else pushes to {image}", "Push a new commit"},
+		fixes: []string{"Look who else pushes to {image}", "Push a new commit: " + domain.PushAgain},
 	},
 	{
 		code: BuildTimeout, title: "the build took too long", reason: "The steps didn't end within the time limit",
@@ -229,7 +231,7 @@ var rules = []rule{
 			"enotfound", "could not resolve host", "temporary failure in name resolution", "temporary failure resolving", "econnreset", "econnrefused", "etimedout", "i/o timeout", "connection refused", "network is unreachable",
 			"newconnectionerror", "tls handshake timeout", "no such host", "502 bad gateway", "503 service unavailable",
 		},
-		reason: "The step asked a server that didn't answer", fixes: []string{"Start the build again: such trouble often passes", "Check whether builds may reach that server, and through which proxy", "Use a mirror of the package registry"},
+		reason: "The step asked a server that didn't answer", fixes: []string{"Such trouble often passes: " + domain.PushAgain, "Check whether builds may reach that server, and through which proxy", "Use a mirror of the package registry"},
 	},
 	{
 		code: "ARCHITECTURE", stage: Build, title: "a program is made for another processor", said: []string{"exec format error"},
