@@ -81,7 +81,8 @@ func (w *world) delivered(project domain.ProjectID, n int) {
 		},
 		domain.DeploymentStarted{Attempt: rollout, Worker: worker, Deadline: domain.At(w.now.Add(10 * time.Minute))},
 		domain.ManifestsApplied{Namespace: "app-production-a1b2c3", Objects: []string{"Deployment/app", "Service/app"}, Changed: 1},
-		domain.RolloutProgressed{Wanted: 2, Updated: 1}, domain.RolloutProgressed{Wanted: 2, Updated: 1, Ready: 1, Available: 1},
+		domain.RolloutProgressed{Wanted: 2, Updated: 1},
+		domain.RolloutProgressed{Wanted: 2, Updated: 1, Ready: 1, Available: 1},
 		domain.RolloutProgressed{Wanted: 2, Updated: 2, Ready: 2, Available: 2},
 		domain.DeploymentSucceeded{Digest: digest, Available: 2, Address: "app.app-production-a1b2c3.svc:80", Duration: 12000},
 	}

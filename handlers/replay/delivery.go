@@ -23,8 +23,7 @@ func (e *UnknownDeliveryError) Error() string {
 // but for what the event tells of them. *UnknownDeliveryError where nothing is kept.
 func (r *Replays) Delivery(ctx context.Context, run Run, push domain.PushID) (Result, error) {
 	delivery, err := r.cfg.Deliveries.Get(ctx, string(push))
-	var missing *records.NotFoundError
-	if errors.As(err, &missing) {
+	if _, missing := errors.AsType[*records.NotFoundError](err); missing {
 		return Result{}, &UnknownDeliveryError{push}
 	}
 	if err != nil {

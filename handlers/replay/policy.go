@@ -85,8 +85,7 @@ func (r *Replays) decide(ctx context.Context, cmd domain.Command, before int64) 
 		return nil, err
 	}
 	changes, err := cmd.Decide(state)
-	var refused *domain.Refusal
-	if errors.As(err, &refused) {
+	if _, refused := errors.AsType[*domain.Refusal](err); refused {
 		return nil, nil
 	}
 	return changes, err
