@@ -170,7 +170,8 @@ func (s *system) report() {
 			WorkspaceRemoved{},
 			BuildSucceeded{Digest: digest},
 			BuildFailed{},
-			AttemptLost{Reason: "x"}, AttemptLost{Reason: "x", Stopped: true},
+			AttemptLost{Reason: "x"},
+			AttemptLost{Reason: "x", Stopped: true},
 		}).Draw(s.t, "item")
 		b := Of[Build](s.state, a.Stream())
 		current = b.Running && b.Attempt() == a

@@ -117,7 +117,7 @@ Times are RFC 3339 with six digits and Z. There are no floating-point numbers. A
 		}
 	}
 	b.WriteString("\n## Objects inside of events\n")
-	for i := 0; i < len(r.structs); i++ { // it grows
+	for i := 0; i < len(r.structs); i++ { //nolint:intrange // it grows
 		name := r.structs[i]
 		fmt.Fprintf(&b, "\n### %s\n\n%s\n\n", name, sentence(r.docs[name], name))
 		r.fields(t, &b, name)

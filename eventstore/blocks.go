@@ -72,18 +72,18 @@ func (f Filter) keys() (all [][]string) {
 // blocks gives the next blocks after a position that hold what is wanted, at most so many, and the position up to which
 // there are no others. Where the index doesn't reach, indexed is false.
 func (s *Store) blocks(ctx context.Context, after int64, keys [][]string, atMost int) (found []int64, scanned int64, indexed bool, err error) {
-	query := `SELECT h.next, ARRAY(SELECT DISTINCT b.block FROM pipeops.event_blocks b
-		WHERE b.key = ANY ($1) AND b.block >= $2 AND b.block < $3`
+	c := conditions{}
 	first := after / blockEvents
-	args := []any{keys[0], first, first + blockWindow}
+	c.and("b.key = ANY (?)", keys[0])
+	c.and("b.block >= ?", first)
+	c.and("b.block < ?", first+blockWindow)
 	for _, more := range keys[1:] {
-		args = append(args, more)
-		query += fmt.Sprintf(" AND EXISTS (SELECT FROM pipeops.event_blocks o WHERE o.key = ANY ($%d) AND o.block = b.block)", len(args))
+		c.and("EXISTS (SELECT FROM pipeops.event_blocks o WHERE o.key = ANY (?) AND o.block = b.block)", more)
 	}
-	args = append(args, atMost)
-	query += fmt.Sprintf(" ORDER BY 1 LIMIT $%d) FROM pipeops.event_blocks_head h", len(args))
+	query := fmt.Sprintf(`SELECT h.next, ARRAY(SELECT DISTINCT b.block FROM pipeops.event_blocks b WHERE %s ORDER BY 1 LIMIT %s)
+		FROM pipeops.event_blocks_head h`, c.text(), c.arg(atMost))
 	var next int64
-	if err := s.pool.QueryRow(ctx, query, args...).Scan(&next, &found); err != nil {
+	if err := s.pool.QueryRow(ctx, query, c.args...).Scan(&next, &found); err != nil {
 		return nil, 0, false, err
 	}
 	if first >= next {

@@ -31,10 +31,12 @@ func TestOnlyAWorkersOwnHeartbeatEndsTheAttemptsOfItsEarlierIncarnation(t *testi
 	if err := leases.Grant(t.Context(), a, "wrk_1", "one"); err != nil {
 		t.Fatal(err)
 	}
-	c := claims.New(claims.Config{Bus: p.bus, Commands: p.commands, Leases: leases, Keys: keys, Now: time.Now, Log: w.log,
+	c := claims.New(claims.Config{
+		Bus: p.bus, Commands: p.commands, Leases: leases, Keys: keys, Now: time.Now, Log: w.log,
 		Secrets: func(context.Context, domain.AttemptID, domain.ProjectID, bus.Kind) (map[string]string, error) {
 			return nil, nil
-		}})
+		},
+	})
 	signed := func(h bus.Heartbeat, key ed25519.PrivateKey) bus.SignedHeartbeat {
 		t.Helper()
 		s, err := bus.SignHeartbeat(h, key)

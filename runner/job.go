@@ -21,7 +21,7 @@ import (
 // Secrets of a build.
 const (
 	GitToken      = "git-token"      // opens the project's repository at our own remote, for this attempt
-	GitCredential = "git-credential" // opens a repository elsewhere: "user:token", or a token alone
+	GitCredential = "git-credential" //nolint:gosec // the name of one; opens a repository elsewhere: "user:token", or a token alone
 )
 
 // output is the stream that the log of a build has.

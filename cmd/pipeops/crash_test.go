@@ -121,46 +121,6 @@ func (a *sampleApp) workerIn(seen []domain.Line, of []*process, otherwise int) *
 	return of[otherwise]
 }
 
-// workerOf finds the process that has the newest attempt of a commit's events
-// of a type; without one, a random process (nil without dice).
-func (a *sampleApp) workerOf(commit, eventType string, of []*process, dice *rand.Rand) *process {
-	a.t.Helper()
-	worker := ""
-	mine := map[string]bool{}
-	if err := a.clients[1].pages(a.t.Context(), "", map[string]any{"project": a.name}, func(l domain.Line) error {
-		var d struct {
-			Commit, Worker string
-		}
-		_ = json.Unmarshal(l.Data, &d) // a body of another shape isn't about the commit
-		if d.Commit == commit {
-			mine[l.CorrelationID] = true
-		}
-		if mine[l.CorrelationID] && (l.Type == "BuildStarted" || l.Type == "DeploymentStarted") {
-			worker = d.Worker
-		}
-		if mine[l.CorrelationID] && l.Type == eventType && eventType == "SourceFetched" {
-			worker += "!"
-		}
-		return nil
-	}); err != nil {
-		a.t.Logf("the log can't be read now: %v", err)
-	}
-	for _, p := range of {
-		b, err := os.ReadFile(filepath.Join(p.home, "key.json"))
-		if err != nil {
-			a.t.Fatal(err)
-		}
-		want := strings.TrimSuffix(worker, "!")
-		if want != "" && strings.Contains(string(b), want) && (eventType != "SourceFetched" || want != worker) {
-			return p
-		}
-	}
-	if dice == nil {
-		return nil
-	}
-	return of[dice.IntN(len(of))]
-}
-
 // settled waits for the release of a commit and checks what must hold then.
 func (a *sampleApp) settled(commit string) { a.settledBut(commit, nil) }
 

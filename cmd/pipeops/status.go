@@ -75,7 +75,7 @@ func statusCommand() *cobra.Command {
 }
 
 // asOf is a moment to answer as of: a cursor or a time; empty: now.
-type asOf string
+type asOf string //nolint:recvcheck // the flag writes it, all others read it
 
 func (a *asOf) flag(cmd *cobra.Command) {
 	cmd.Flags().StringVar((*string)(a), "as-of", "", "answer as it was answered then: a cursor or a time, for example 1.42 or 2026-11-24T03:00:00Z")

@@ -268,6 +268,7 @@ func (s *system) newApp(name string, flags ...string) *sampleApp {
 
 // in is the app as a subtest uses it.
 func (a *sampleApp) in(t testing.TB) *sampleApp {
+	t.Helper()
 	system, app := *a.system, *a
 	system.t, app.system = t, &system
 	return &app

@@ -55,7 +55,7 @@ func positionsAreDenseAndNoReaderEverMissesOrReorders(t *testing.T, open func() 
 	})
 	for w := range writers {
 		group.Go(func() {
-			random := rand.New(rand.NewPCG(uint64(w), 1))
+			random := rand.New(rand.NewPCG(uint64(w), 1)) //nolint:gosec // a test's dice
 			for range each {
 				a := One(domain.Stream(fmt.Sprint("hot/", random.IntN(3))), eventstore.AnyVersion, NewEvents(1+random.IntN(3), "A")...)
 				if random.IntN(4) == 0 {

@@ -169,7 +169,9 @@ func (s *subscriber) follow(ctx context.Context, events int) error {
 func (s *subscriber) note(at time.Time, payload []byte) error {
 	var p struct {
 		Data struct {
-			Events struct{ Events []struct{ OccurredAt domain.Time } }
+			Events struct {
+				Events []struct{ OccurredAt domain.Time }
+			}
 		}
 	}
 	if err := json.Unmarshal(payload, &p); err != nil {

@@ -105,8 +105,14 @@ func (b *bench) measurePast(ctx context.Context, l *log) error {
 		return err
 	}
 	for _, wait := range []func() error{
-		func() error { _, err := q.Builds(ctx, all[0].ID, "", projections.Page{First: 1}, projections.At{AtLeast: head}); return err },
-		func() error { _, err := q.Deployments(ctx, all[0].ID, "", "", projections.Page{First: 1}, projections.At{AtLeast: head}); return err },
+		func() error {
+			_, err := q.Builds(ctx, all[0].ID, "", projections.Page{First: 1}, projections.At{AtLeast: head})
+			return err
+		},
+		func() error {
+			_, err := q.Deployments(ctx, all[0].ID, "", "", projections.Page{First: 1}, projections.At{AtLeast: head})
+			return err
+		},
 		func() error { _, err := q.Status(ctx, all[0].Name, projections.At{AtLeast: head}); return err },
 		func() error { _, err := q.Timeline(ctx, all[0].ID, "", projections.At{AtLeast: head}); return err },
 	} {
@@ -151,7 +157,10 @@ func (b *bench) askThePast(ctx context.Context, q *projections.Queries, all []pr
 			_, err := q.Pushes(ctx, p.ID, true, projections.Page{First: 20}, at)
 			return err
 		}},
-		{"timeline", func(p projections.Project, at projections.At) error { _, err := q.Timeline(ctx, p.ID, "", at); return err }},
+		{"timeline", func(p projections.Project, at projections.At) error {
+			_, err := q.Timeline(ctx, p.ID, "", at)
+			return err
+		}},
 	}
 	for _, query := range queries {
 		var took []time.Duration

@@ -112,7 +112,8 @@ func openMessageDB(ctx context.Context, url string) (appender, func(), error) {
 	}
 	write := func(ctx context.Context, in interface {
 		Exec(ctx context.Context, sql string, arguments ...any) (pgconn.CommandTag, error)
-	}, stream string, expected int64) error {
+	}, stream string, expected int64,
+	) error {
 		_, err := in.Exec(ctx, "SELECT write_message($1, $2, $3, $4::jsonb, NULL, $5)",
 			uuid.NewString(), "build-"+stream, "LayerCached", string(body), expected)
 		return err

@@ -63,7 +63,7 @@ func New(tb testing.TB) *Server {
 		s.Requests.Add(1)
 		s.note(r)
 		if s.Redirect != "" {
-			http.Redirect(w, r, s.Redirect+r.URL.RequestURI(), http.StatusMovedPermanently)
+			http.Redirect(w, r, s.Redirect+r.URL.RequestURI(), http.StatusMovedPermanently) //nolint:gosec // a test wants it
 			return
 		}
 		if s.Away.Add(-1) >= 0 {
