@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill"
@@ -24,6 +25,10 @@ type link struct {
 	conn    *wm.ConnectionWrapper
 	stop    context.CancelCauseFunc
 	watcher sync.WaitGroup
+
+	// said is counted up whenever Watermill says something. Its field `connected` is read by subscriptions and written
+	// when the connection is closed, with nothing between but what it says: this puts the one before the other.
+	said atomic.Int64
 
 	mu     sync.Mutex
 	socket net.Conn      // of the last dial
@@ -247,6 +252,7 @@ func (w watermillLog) Error(text string, err error, fields watermill.LogFields) 
 func (w watermillLog) Info(text string, fields watermill.LogFields) { w.Debug(text, fields) }
 
 func (w watermillLog) Debug(text string, fields watermill.LogFields) {
+	w.said.Add(1)
 	w.log.Debug("watermill reports", "said", text, "queue", fields["topic"])
 }
 
