@@ -76,6 +76,7 @@ func TestKilledProcesses(t *testing.T) {
 				t.Logf("kill -9 %s, %s after %s (%d)", p.name, later, seen[steps].Type, steps)
 				p.kill()
 				p.start(binary(t))
+				b.ready()
 				b.settled(commit)
 			})
 		}

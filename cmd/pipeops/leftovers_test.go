@@ -41,6 +41,8 @@ func (s *system) leftovers(frozen *process) error {
 	if err != nil {
 		return err
 	}
+	// Of this BuildKit's: others may run on the machine.
+	steps := filepath.Join(filepath.Dir(strings.TrimPrefix(s.buildkit, "unix://")), "root", "runc-overlayfs", "executor")
 	processes, err := containerProcesses()
 	if err != nil {
 		return err
@@ -48,8 +50,8 @@ func (s *system) leftovers(frozen *process) error {
 	for pid, cgroup := range processes {
 		if pod := podIn.FindStringSubmatch(cgroup); pod != nil && !pods[pod[1]] {
 			found = append(found, fmt.Errorf("process %s of pod %s, which is gone", pid, pod[1]))
-		} else if strings.Contains(cgroup, "/buildkit/") {
-			found = append(found, fmt.Errorf("process %s of a build step: %s", pid, cgroup))
+		} else if step := stepIn.FindStringSubmatch(cgroup); step != nil && exists(filepath.Join(steps, step[1])) {
+			found = append(found, fmt.Errorf("process %s of build step %s", pid, step[1]))
 		}
 	}
 	all := strings.Join(slices.Collect(maps.Values(processes)), "\n")
@@ -68,11 +70,19 @@ func (s *system) leftovers(frozen *process) error {
 		at := strings.Fields(line)[4]
 		if pod := podIn.FindStringSubmatch(at); pod != nil && !pods[pod[1]] {
 			found = append(found, fmt.Errorf("mount %s of a pod that is gone", at))
-		} else if strings.Contains(at, "/buildkitd/") && strings.Contains(at, "/executor/") || strings.Contains(at, "/workspaces/") {
+		} else if strings.HasPrefix(at, steps) || strings.HasPrefix(at, s.dir) {
 			found = append(found, fmt.Errorf("mount %s of a build", at))
 		}
 	}
 	return errors.Join(found...)
+}
+
+// stepIn finds the step of a build in the path of a cgroup.
+var stepIn = regexp.MustCompile(`/buildkit/([0-9a-z]+)`)
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 // shimOf finds the sandbox in the arguments of containerd's shim.

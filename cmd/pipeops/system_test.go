@@ -97,19 +97,25 @@ func newSystem(t testing.TB) *system {
 		s.clients = append(s.clients, c)
 		s.serves = append(s.serves, s.start(fmt.Sprint("serve", i), filepath.Join(s.dir, "home"), []string{"serve"}, "PIPEOPS_LISTEN="+address))
 	}
-	for _, c := range s.clients {
-		eventually(t, time.Minute, "serve is ready", func() error {
-			if not := readiness(t.Context(), c.url); not != "" {
-				return errors.New(not)
-			}
-			return nil
-		})
-	}
+	s.ready()
 	for i := range 2 {
 		s.runners = append(s.runners, s.worker("build", "runner", i))
 		s.deployers = append(s.deployers, s.worker("deploy", "deployer", i))
 	}
 	return s
+}
+
+// ready waits until each serve is.
+func (s *system) ready() {
+	s.t.Helper()
+	for _, c := range s.clients {
+		eventually(s.t, time.Minute, "serve is ready", func() error {
+			if not := readiness(s.t.Context(), c.url); not != "" {
+				return errors.New(not)
+			}
+			return nil
+		})
+	}
 }
 
 // worker enrolls one and starts it, with a home of its own and without the database.
