@@ -105,6 +105,7 @@ type request struct {
 	size      int        // bytes
 	done      chan answer
 	abandoned atomic.Bool // its caller has gone
+	sent      error       // why nobody knows whether it was written; nil: it was never sent
 }
 
 type answer struct {
