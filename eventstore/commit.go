@@ -35,6 +35,7 @@ type committer struct {
 	done      chan struct{}
 	turn      chan struct{} // 1: who has put something in may use conn
 	conn      *pgx.Conn     // nil when lost
+	crowd     int           // how many were in the batch or behind it when one was last answered
 
 	mu     sync.Mutex
 	queue  []*request
@@ -97,7 +98,7 @@ func (c *committer) run(ctx context.Context) {
 			c.turn <- struct{}{}
 			for batch := c.take(); len(batch) > 0; batch = c.take() {
 				c.commit(ctx, batch)
-				c.gather(len(batch))
+				c.gather()
 			}
 			c.yield()
 		case <-c.closing:
@@ -158,13 +159,10 @@ func (r *request) closed() answer {
 	return answer{err: fmt.Errorf("append %s: outcome unknown, the store was closed: %w", r.name(), r.sent)}
 }
 
-// gather waits a moment for those who were just answered: they tend to come back, and a batch that leaves with the
-// first of them makes all others wait for a flush more. It ends when n wait, or nobody has come for a while.
-func (c *committer) gather(n int) {
-	if n == 1 {
-		return
-	}
-	for queued, since := c.queued(), time.Now(); queued < n && time.Since(since) < gatherPause; runtime.Gosched() {
+// gather waits a moment for those who were just answered: they tend to come back, and a batch that leaves without them
+// makes them wait for a flush more. It ends when as many wait as were there before, or nobody has come for a while.
+func (c *committer) gather() {
+	for queued, since := c.queued(), time.Now(); c.crowd > 1 && queued < c.crowd && time.Since(since) < gatherPause; runtime.Gosched() {
 		if now := c.queued(); now > queued {
 			queued, since = now, time.Now()
 		}
@@ -256,6 +254,7 @@ func (c *committer) commit(ctx context.Context, batch []*request) {
 }
 
 func (c *committer) answer(batch []*request, answers []answer, head domain.Cursor) {
+	c.crowd = len(batch) + c.queued()
 	for i, r := range batch {
 		r.done <- answers[i]
 	}
