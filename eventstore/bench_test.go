@@ -21,7 +21,7 @@ import (
 //
 //	go test ./eventstore -run - -bench . -benchtime 3s
 func BenchmarkBareInsert(b *testing.B) {
-	for _, writers := range []int{1, 8, 64} {
+	for _, writers := range []int{1, 8, 64, 512} {
 		b.Run(fmt.Sprintf("writers=%d", writers), func(b *testing.B) {
 			s := setup(b)
 			if _, err := s.owner.Exec(b.Context(), `CREATE SCHEMA bare; CREATE SEQUENCE bare.position;
@@ -49,7 +49,7 @@ func BenchmarkBareInsert(b *testing.B) {
 }
 
 func BenchmarkAppend(b *testing.B) {
-	for _, writers := range []int{1, 8, 64} {
+	for _, writers := range []int{1, 8, 64, 512} {
 		b.Run(fmt.Sprintf("writers=%d", writers), func(b *testing.B) {
 			s := setup(b)
 			write(b, writers, func(stream domain.Stream, version int64, e eventstore.NewEvent) error {

@@ -43,6 +43,8 @@ type committer struct {
 }
 
 func newCommitter(config Config, settings *pgx.ConnConfig, committed func(domain.Cursor)) *committer {
+	settings = settings.Copy()
+	settings.RuntimeParams["plan_cache_mode"] = "force_generic_plan" // planning anew for each batch's arrays costs more than it gains
 	return &committer{
 		config: config, settings: settings, committed: committed,
 		wake: make(chan struct{}, 1), closing: make(chan struct{}), done: make(chan struct{}), turn: make(chan struct{}, 1),
