@@ -107,7 +107,7 @@ func (c *committer) run(ctx context.Context) {
 			open = false
 		}
 	}
-	c.turn <- struct{}{} // kept: nobody leads any more
+	c.turn <- struct{}{}        // kept: nobody leads any more
 	for _, r := range c.queue { // nobody adds to it once closed is set
 		r.done <- r.closed()
 	}
