@@ -298,3 +298,47 @@ func TestAcceptance09_ALongReadingTransactionHoldsUpNoAppend(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+func TestACallerThatGivesUpWhileItSendsHoldsUpNobody(t *testing.T) {
+	t.Parallel()
+	s := setup(t)
+	tx, err := s.owner.BeginTx(t.Context(), pgx.TxOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec(t.Context(), "SELECT pipeops.lock_log()"); err != nil {
+		t.Fatal(err)
+	}
+	ctx, giveUp := context.WithCancelCause(t.Context())
+	first := storetest.One("first", 0, storetest.NewEvent("First"))
+	gaveUp, others := make(chan error, 1), make(chan error, 2)
+	go func() {
+		_, err := s.Append(ctx, first)
+		gaveUp <- err
+	}()
+	until(t, "the first append waits for the lock", s.lockIsAwaited(t))
+	for i := range cap(others) {
+		go func() {
+			_, err := s.Append(t.Context(), storetest.One(domain.Stream(fmt.Sprintf("other/%d", i)), 0, storetest.NewEvent("Other")))
+			others <- err
+		}()
+		until(t, "an append is queued", func() bool { return s.Queued() == i+1 })
+	}
+	reason := errors.New("the caller has gone")
+	giveUp(reason)
+	if err := <-gaveUp; !errors.Is(err, reason) {
+		t.Errorf("the caller that gave up got %v", err)
+	}
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for range cap(others) {
+		if err := <-others; err != nil {
+			t.Error(err)
+		}
+	}
+	storetest.MustAppend(t, s.Store, first) // whether it went through or not, it is there once
+	if n := len(storetest.Collect(t, s.Read(t.Context(), eventstore.Query{}))); n != 3 {
+		t.Errorf("%d events, want 3", n)
+	}
+}
