@@ -79,3 +79,11 @@ func TestStore(t *testing.T) {
 		}
 	})
 }
+
+// appendEach appends so many events at once, for each number given.
+func (b *bundle) appendEach(tb testing.TB, sizes ...int) {
+	tb.Helper()
+	for _, n := range sizes {
+		storetest.MustAppend(tb, b.Store, storetest.One("build/1", eventstore.AnyVersion, storetest.NewEvents(n, "A")...))
+	}
+}

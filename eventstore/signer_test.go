@@ -428,7 +428,7 @@ func TestRunSignsWhatIsNewSoonAndTakesOver(t *testing.T) {
 }
 
 // Acceptance test 10, as far as proofs go.
-func TestTest10AfterADumpIntoANewDatabaseProofsGoOn(t *testing.T) {
+func TestAcceptance10_AfterADumpIntoANewDatabaseProofsGoOn(t *testing.T) {
 	t.Parallel()
 	s := setupSigning(t)
 	s.append(300)

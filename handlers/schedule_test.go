@@ -75,7 +75,7 @@ func TestTheSchedulerKeepsItsQueueOverAnError(t *testing.T) {
 	}
 }
 
-func TestPoliciesLetANewerVersionLeadWhenTheyMeetItsEvents(t *testing.T) {
+func TestAcceptance18_PoliciesLetANewerVersionLeadWhenTheyMeetItsEvents(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, inProcess(t))
 	p, _ := w.core()

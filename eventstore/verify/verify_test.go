@@ -50,8 +50,7 @@ func wrong(t *testing.T, files fs.FS, options Options, position int64) string {
 	return bad.Error()
 }
 
-// Acceptance test 24.
-func TestTest24TamperingIsFoundAndItsFirstPositionNamed(t *testing.T) {
+func TestAcceptance24_TamperingIsFoundAndItsFirstPositionNamed(t *testing.T) {
 	t.Parallel()
 	l := sample(t)
 	line := func(position int) []byte { return bytes.Clone(l.lines[position-1]) }
@@ -109,7 +108,7 @@ func concat(before [][]byte, line []byte, after [][]byte) (all [][]byte) {
 	return append(all, after...)
 }
 
-func TestTest24CheckpointsKeysAndLeavesAreChecked(t *testing.T) {
+func TestAcceptance24_CheckpointsKeysAndLeavesAreChecked(t *testing.T) {
 	t.Parallel()
 	l := sample(t)
 	other := newLog(t)
@@ -170,7 +169,7 @@ func signedAs(t *testing.T, l *log, c Checkpoint) []byte {
 	return signed
 }
 
-func TestTest24AnyTwoCheckpointsAreConsistent(t *testing.T) {
+func TestAcceptance24_AnyTwoCheckpointsAreConsistent(t *testing.T) {
 	t.Parallel()
 	l := newLog(t)
 	var heads []Checkpoint

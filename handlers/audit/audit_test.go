@@ -92,7 +92,7 @@ func (w *world) export(project string) fstest.MapFS {
 	}
 }
 
-func TestTest24WhatTheServerGivesVerifiesOffline(t *testing.T) {
+func TestAcceptance24_WhatTheServerGivesVerifiesOffline(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	for _, n := range []int{10, 290, 400, 3} {
@@ -131,7 +131,7 @@ func TestTest24WhatTheServerGivesVerifiesOffline(t *testing.T) {
 	}
 }
 
-func TestTest24AnEventThatWasChangedByForceIsNamed(t *testing.T) {
+func TestAcceptance24_AnEventThatWasChangedByForceIsNamed(t *testing.T) {
 	t.Parallel()
 	for name, tamper := range map[string]string{
 		"body":   `UPDATE pipeops.events SET body = '{"build":"other"}' WHERE position = 42`,

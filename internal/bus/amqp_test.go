@@ -75,7 +75,7 @@ func TestAMQPOutsidersBindCommittedEvents(t *testing.T) {
 	equal(t, d.Headers, amqp.Table{"cursor": "1.1099511627776", "position": "1099511627776", "pipeops-version": "1"})
 }
 
-func TestAMQPWhatTheBrokerGivesUpIsDead(t *testing.T) {
+func TestAcceptance19_WhatTheBrokerGivesUpIsDead(t *testing.T) {
 	t.Parallel()
 	url := testenv.AMQP(t)
 	b := openAMQP(t, url)
@@ -95,7 +95,7 @@ func TestAMQPWhatTheBrokerGivesUpIsDead(t *testing.T) {
 	}
 }
 
-func TestAMQPRedeliveryByTheBrokerIsHandled(t *testing.T) {
+func TestAcceptance19_RedeliveryByTheBrokerIsHandled(t *testing.T) {
 	t.Parallel()
 	url := testenv.AMQP(t)
 	b := openAMQP(t, url)
