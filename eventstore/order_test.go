@@ -162,29 +162,28 @@ func TestAcceptance01_TheOlderTransactionCommitsLastAndTheReaderMissesNothing(t 
 	t.Parallel()
 	b := setup(t)
 	reader := b.readAtFullSpeed(t)
-	one, two := b.connect(t), b.connect(t)
+	one, two := b.connect(t), b.connect(t) // to streams of their own: nothing but the log's order stands between them
 	var order []string // of commits
 	for i := range 50 {
-		stream := fmt.Sprint("build/", i%2)
 		olderID, youngerID := uuid.NewString(), uuid.NewString()
 		older, younger := begin(t, one), begin(t, two)
-		mustAppend := func(tx byHand, id string) {
+		mustAppend := func(tx byHand, stream, id string) {
 			t.Helper()
 			if _, err := tx.append(t.Context(), stream, id); err != nil {
 				t.Fatal(err)
 			}
 		}
 		if i%2 == 0 { // the older one appends last, and commits last
-			mustAppend(younger, youngerID)
+			mustAppend(younger, "build/younger", youngerID)
 			younger.commit(t)
-			mustAppend(older, olderID)
+			mustAppend(older, "build/older", olderID)
 			older.commit(t)
 			order = append(order, youngerID, olderID)
 			continue
 		}
 		// The older one appends first; the younger one can't commit before it.
-		mustAppend(older, olderID)
-		younger.goAppend(t.Context(), stream, youngerID)
+		mustAppend(older, "build/older", olderID)
+		younger.goAppend(t.Context(), "build/younger", youngerID)
 		b.waitsFor(t, younger, older)
 		older.commit(t)
 		if err := <-younger.done; err != nil {
