@@ -163,7 +163,7 @@ func TestAcceptance01_TheOlderTransactionCommitsLastAndTheReaderMissesNothing(t 
 	b := setup(t)
 	reader := b.readAtFullSpeed(t)
 	one, two := b.connect(t), b.connect(t) // to streams of their own: nothing but the log's order stands between them
-	var order []string // of commits
+	var order []string                     // of commits
 	for i := range 50 {
 		olderID, youngerID := uuid.NewString(), uuid.NewString()
 		older, younger := begin(t, one), begin(t, two)

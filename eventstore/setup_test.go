@@ -25,7 +25,12 @@ type bundle struct {
 
 func setup(tb testing.TB) *bundle {
 	tb.Helper()
-	url := testenv.Postgres(tb)
+	return setupIn(tb, testenv.Postgres(tb))
+}
+
+// setupIn makes a store in a database; one that is there already is taken as it is.
+func setupIn(tb testing.TB, url string) *bundle {
+	tb.Helper()
 	log := slog.New(slog.NewTextHandler(tb.Output(), nil))
 	app, err := migrations.Up(tb.Context(), url, log)
 	if err != nil {
