@@ -137,7 +137,7 @@ func TestAcceptance11_AStandbyThatLacksTheTailTakesOverAndWhoSawMoreIsTold(t *te
 		return &eventstore.LogForkedError{Cursor: cursor, ForkedAt: kept + 1}
 	}
 	if diff := cmp.Diff(error(forked(at(1, kept+lost))), <-live); diff != "" {
-		t.Errorf("who followed the primary: want - got +\n%s", diff)
+		t.Fatalf("who followed the primary: want - got +\n%s", diff)
 	}
 	for _, position := range []int64{kept + 1, kept + lost, kept + lost + 1} {
 		for name, err := range f.read(at(1, position)) {
