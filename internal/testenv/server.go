@@ -25,7 +25,7 @@ type Server struct {
 func NewServer(tb testing.TB) *Server {
 	tb.Helper()
 	s := &Server{config: serverConfig(tb)}
-	s.Start(tb)
+	s.start(tb)
 	return s
 }
 
@@ -49,8 +49,8 @@ func serverConfig(tb testing.TB) local.Config {
 	return c
 }
 
-// Start starts the server, again after Stop or Kill.
-func (s *Server) Start(tb testing.TB) {
+// start starts the server.
+func (s *Server) start(tb testing.TB) {
 	tb.Helper()
 	ctx, cancel := starting(tb, 2*time.Minute)
 	defer cancel()
@@ -85,7 +85,7 @@ func (s *Server) Copy(tb testing.TB, options ...string) *Server {
 		err = errors.Join(os.Chmod(to, 0o711), giveTo(filepath.Join(from, "data"), filepath.Join(to, "data"))) //nolint:gosec // PostgreSQL's user passes through
 	}
 	need(tb, "PostgreSQL", err)
-	c.Start(tb)
+	c.start(tb)
 	return c
 }
 
