@@ -11,10 +11,10 @@ import (
 	"strings"
 )
 
-// registry names every event type and the schema version that is written now.
+// registry names every event type.
 // A type is never removed or renamed; see docs in CONTRIBUTING, "Add an event type".
-var registry = func() map[string]entry {
-	m := map[string]entry{}
+var registry = func() codec {
+	m := codec{}
 	for _, e := range []Event{
 		ProjectNameClaimed{},
 		ProjectCreated{},
@@ -66,15 +66,27 @@ var registry = func() map[string]entry {
 		ReplayRun{},
 	} {
 		t := reflect.TypeOf(e)
-		m[t.Name()] = entry{t, 1}
+		m[t.Name()] = entry{t, upcasts[t.Name()]}
 	}
 	return m
 }()
 
+// upcasts stand here for types that have had more than one schema version.
+var upcasts = map[string][]upcast{}
+
+// codec reads events of the types that it names.
+type codec map[string]entry
+
 type entry struct {
 	goType  reflect.Type
-	version int
+	upcasts []upcast // the first makes a body of schema version 1 one of version 2, and so on up to the one written now
 }
+
+// upcast gives a body as the next schema version would have it.
+type upcast func(body []byte) ([]byte, error)
+
+// version is the schema version that is written now.
+func (en entry) version() int { return len(en.upcasts) + 1 }
 
 // Types lists the names of all event types, sorted.
 func Types() []string {
@@ -90,7 +102,13 @@ func Types() []string {
 func TypeOf(e Event) string { return reflect.TypeOf(e).Name() }
 
 // SchemaVersion is the version that Encode writes for a type, 0 for an unknown one.
-func SchemaVersion(eventType string) int { return registry[eventType].version }
+func SchemaVersion(eventType string) int {
+	en, ok := registry[eventType]
+	if !ok {
+		return 0
+	}
+	return en.version()
+}
 
 // Zero gives an empty event of the type, or UnknownTypeError.
 func Zero(eventType string) (Event, error) {
@@ -182,14 +200,24 @@ func Encode(e Event, eventID string, seal Sealer) ([]byte, error) {
 }
 
 // Decode reads a stored body into the current Go type, upcasting older schema
-// versions. Personal fields stay sealed; see Open.
+// versions; body stays as it is. Personal fields stay sealed; see Open.
 func Decode(eventType string, schemaVersion int, body []byte) (Event, error) {
-	en, ok := registry[eventType]
+	return registry.decode(eventType, schemaVersion, body)
+}
+
+func (c codec) decode(eventType string, schemaVersion int, body []byte) (Event, error) {
+	en, ok := c[eventType]
 	if !ok {
 		return nil, &UnknownTypeError{Type: eventType}
 	}
-	if schemaVersion < 1 || schemaVersion > en.version {
+	if schemaVersion < 1 || schemaVersion > en.version() {
 		return nil, &UnknownTypeError{Type: eventType, SchemaVersion: schemaVersion}
+	}
+	for i, up := range en.upcasts[schemaVersion-1:] {
+		var err error
+		if body, err = up(bytes.Clone(body)); err != nil { // a clone: what is stored is shared with other readers
+			return nil, fmt.Errorf("read schema version %d of %s as %d: %w", schemaVersion+i, eventType, schemaVersion+i+1, err)
+		}
 	}
 	v := reflect.New(en.goType)
 	if err := json.Unmarshal(body, v.Interface()); err != nil {

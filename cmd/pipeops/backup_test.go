@@ -170,7 +170,7 @@ func (s *site) gitPush(work, project string) (commit string) {
 		run("init", "--quiet", "--initial-branch=main")
 	}
 	run("commit", "--quiet", "--allow-empty", "--message", "a change")
-	s.must(s.clients[0].gitPush(s.t.Context(), work, project))
+	eventually(s.t, 30*time.Second, "the git remote is led", func() error { return s.clients[0].gitPush(s.t.Context(), work, project) })
 	return run("rev-parse", "HEAD")
 }
 
