@@ -58,6 +58,7 @@ test-web: web/dist/index.html ## types, lint and component tests of the dashboar
 chaos: build ## the crash tests, thirty rounds each; SEED=n repeats one
 	@tools/install test
 	@trap 'go run ./internal/testenv/testenvctl down' EXIT; \
+	PIPEOPS_CHAOS_ROUNDS=30 PIPEOPS_SEED=$(SEED) go test -count=1 -v -run 'TestAcceptance0[27]' ./eventstore; \
 	PIPEOPS_BIN=$(CURDIR)/bin/pipeops PIPEOPS_CHAOS_ROUNDS=30 PIPEOPS_SEED=$(SEED) go test -count=1 -timeout 3h -v -run 'TestKilled|TestFrozen' ./cmd/pipeops
 
 lint: ## golangci-lint, zero findings
