@@ -17,3 +17,16 @@ func (s *Store) RingBytes() int {
 	}
 	return size
 }
+
+// Waiting says how many subscribers have seen all there is, and wait.
+func (s *Store) Waiting() int {
+	s.hub.mu.Lock()
+	defer s.hub.mu.Unlock()
+	all := map[*waiter]bool{}
+	for _, waiters := range s.hub.waiting {
+		for w := range waiters {
+			all[w] = true
+		}
+	}
+	return len(all)
+}

@@ -16,12 +16,13 @@ type Batch struct {
 
 // Subscribe gives all events after the cursor that the filter lets through, from the database and then live, for as
 // long as ctx lives: no gap, no double, and nothing kept in memory for a subscriber that is slow. Cut it anywhere and
-// go on from the last batch's cursor. It needs Run. The events are shared: don't change their bodies.
+// go on from the last batch's cursor. What the filter keeps back doesn't wake the subscriber: the cursor of that comes
+// with the next event for it, or within the PollInterval. It needs Run. The events are shared: don't change their bodies.
 //
 // *LogForkedError and *CursorAheadError end it; an outage of the database does not.
 func (s *Store) Subscribe(ctx context.Context, after domain.Cursor, filter Filter) iter.Seq2[Batch, error] {
 	return func(yield func(Batch, error) bool) {
-		r := reader{store: s, filter: filter, cursor: after, checked: -1}
+		r := reader{store: s, filter: filter, cursor: after, seen: after, checked: -1}
 		for {
 			batch, err := r.next(ctx)
 			if context.Cause(ctx) != nil || !yield(batch, err) || err != nil {
@@ -35,8 +36,9 @@ func (s *Store) Subscribe(ctx context.Context, after domain.Cursor, filter Filte
 type reader struct {
 	store   *Store
 	filter  Filter
-	cursor  domain.Cursor
-	checked int // view.restored for which the cursor is known to be good
+	cursor  domain.Cursor // up to here the subscriber knows all
+	seen    domain.Cursor // at or after cursor: nothing between them is for it
+	checked int           // view.restored for which the cursor is known to be good
 }
 
 // next waits for something new. When ctx has ended, what it returns has no meaning.
@@ -46,17 +48,23 @@ func (r *reader) next(ctx context.Context) (Batch, error) {
 		batch, err := r.read(ctx, now)
 		switch {
 		case err != nil && isOutage(err):
-			pause(ctx, r.store.config.PollInterval)
+			if pause(ctx, r.store.config.PollInterval); context.Cause(ctx) != nil {
+				return Batch{}, context.Cause(ctx)
+			}
+			continue // nothing may happen any more, but what there is was not read
 		case err != nil:
 			return Batch{}, err
 		case batch.Cursor != r.cursor:
-			r.cursor = batch.Cursor
+			r.cursor, r.seen = batch.Cursor, batch.Cursor
 			return batch, nil
 		}
+		w, woken := r.store.hub.wait(now, r.cursor, r.filter)
 		select {
 		case <-ctx.Done():
+			r.store.hub.leave(w)
 			return Batch{}, context.Cause(ctx)
-		case <-now.changed:
+		case <-woken:
+			r.seen = w.seen
 		}
 	}
 }
@@ -78,22 +86,17 @@ func (r *reader) read(ctx context.Context, now view) (Batch, error) {
 		return batch, nil
 	}
 	if now.restored != r.checked {
+		r.seen = r.cursor // what it was told to leave out may be gone
 		if err := r.store.Check(ctx, r.cursor); err != nil {
 			return Batch{}, err
 		}
 		r.checked = now.restored
 	}
-	recent, reached := r.store.hub.after(r.cursor, pageEvents)
+	recent, reached := r.store.hub.after(now, r.seen, r.filter, pageEvents)
 	if !reached {
 		return r.page(ctx, now)
 	}
-	for _, e := range recent {
-		batch.Cursor = e.Cursor
-		if r.filter.Match(e) {
-			batch.Events = append(batch.Events, e)
-		}
-	}
-	return batch, nil
+	return recent, nil
 }
 
 func (r *reader) page(ctx context.Context, now view) (Batch, error) {

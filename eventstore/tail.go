@@ -48,6 +48,7 @@ func (s *Store) follow(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+			s.hub.tellIdle()
 		case <-s.hub.poked:
 		}
 	}

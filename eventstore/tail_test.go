@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -76,6 +77,68 @@ func TestAcceptance22_OneStuckSubscriberHoldsUpNobodyAndKeepsNothing(t *testing.
 	}
 	if len(all) != batches*each {
 		t.Errorf("the stuck one saw %d events", len(all))
+	}
+}
+
+func TestAnEventWakesOnlyThoseThatItIsFor(t *testing.T) {
+	t.Parallel()
+	s := setup(t)
+	store := s.open(t, eventstore.Config{PollInterval: time.Hour}) // no tick tells the idle ones
+	run(t, store)
+	of := func(project domain.ProjectID) []eventstore.NewEvent {
+		events := storetest.NewEvents(1, "A")
+		events[0].ProjectID = project
+		return events
+	}
+	storetest.MustAppend(t, store, storetest.One("build/1", 0, of("prj_other")...))
+	head, err := store.Head(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	const idle = 50
+	type got struct {
+		filter int
+		batch  eventstore.Batch
+	}
+	filters := []eventstore.Filter{
+		{Projects: []domain.ProjectID{"prj_mine"}}, {Projects: []domain.ProjectID{"prj_x", "prj_mine"}}, {Types: []string{"B"}}, {Projects: []domain.ProjectID{"prj_x"}},
+	}
+	batches := make(chan got)
+	ctx, cancel := context.WithTimeoutCause(t.Context(), time.Minute, errors.New("a minute"))
+	defer cancel()
+	var group sync.WaitGroup
+	for i, filter := range filters {
+		group.Go(func() {
+			for batch, err := range store.Subscribe(ctx, head, filter) {
+				if err != nil {
+					t.Error(err)
+				}
+				batches <- got{i, batch}
+			}
+		})
+	}
+	until(t, "all wait", func() bool { return store.Waiting() == len(filters) })
+	for i := range idle {
+		storetest.MustAppend(t, store, storetest.One("build/1", int64(i+1), of("prj_other")...))
+		if _, err := store.Wait(ctx, domain.Cursor{LogEpoch: 1, Position: int64(i + 1)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := store.Waiting(); n != len(filters) {
+		t.Errorf("%d of %d still wait after events that are for none of them", n, len(filters))
+	}
+	storetest.MustAppend(t, store, storetest.One("build/2", 0, of("prj_mine")...))
+	for range 2 {
+		g := <-batches
+		if g.filter > 1 || len(g.batch.Events) != 1 || g.batch.Cursor.Position != idle+2 || g.batch.Events[0].ProjectID != "prj_mine" {
+			t.Errorf("subscriber %d got %+v", g.filter, g.batch)
+		}
+	}
+	until(t, "all wait again", func() bool { return store.Waiting() == len(filters) })
+	cancel()
+	group.Wait()
+	if n := store.Waiting(); n != 0 {
+		t.Errorf("%d wait that have gone", n)
 	}
 }
 
