@@ -55,7 +55,7 @@ func serveCommand() *cobra.Command {
 			if err != nil {
 				return fmt.Errorf("listen on PIPEOPS_LISTEN: %w", err)
 			}
-			log.InfoContext(ctx, "serving", "url", cfg.URL)
+			log.InfoContext(ctx, "serving", "url", cfg.URL, "address", l.Addr().String()) // the address tells a port that was chosen
 			return serve(ctx, cfg, core, b, l, log)
 		},
 	}

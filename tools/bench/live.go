@@ -1,15 +1,16 @@
 package main
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
+	"io"
 	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -40,49 +41,89 @@ func (b *bench) serve(ctx context.Context, l *log) (*served, func(), error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, nil, err
-	}
-	address := listener.Addr().String()
-	_ = listener.Close()
 	bin := os.Getenv("PIPEOPS_BIN")
-	env := append(os.Environ(), "DATABASE_URL="+l.owner, "AMQP_URL="+broker.URL, "PIPEOPS_HOME="+home, "PIPEOPS_LISTEN="+address, "REGISTRY=registry.test")
+	env := append(os.Environ(), "DATABASE_URL="+l.owner, "AMQP_URL="+broker.URL, "PIPEOPS_HOME="+home, "PIPEOPS_LISTEN=127.0.0.1:0", "REGISTRY=registry.test")
 	create := exec.CommandContext(ctx, bin, "token", "create", "bench") //nolint:gosec // ours
 	create.Env = env
 	token, err := create.Output()
 	if err != nil {
 		return nil, nil, fmt.Errorf("make a token with PIPEOPS_BIN=%q: %w", bin, err)
 	}
-	s := &served{url: "http://" + address, token: strings.TrimSpace(string(token)), cmd: exec.CommandContext(ctx, bin, "serve")} //nolint:gosec // ours
-	logFile, err := os.Create(filepath.Join(home, "log"))
+	s := &served{token: strings.TrimSpace(string(token)), cmd: exec.CommandContext(ctx, bin, "serve")} //nolint:gosec // ours
+	s.cmd.Env = env
+	said, err := s.cmd.StderrPipe()
 	if err != nil {
 		return nil, nil, err
 	}
-	s.cmd.Env, s.cmd.Stderr = env, logFile
 	if err := s.cmd.Start(); err != nil {
 		return nil, nil, err
 	}
+	address, output, drained := make(chan string, 1), &bytes.Buffer{}, make(chan struct{})
+	go func() {
+		defer close(drained)
+		listenTo(said, output, address)
+	}()
 	stop := func() {
 		_ = s.cmd.Process.Signal(syscall.SIGTERM)
+		<-drained // then nobody reads the pipe any more
 		_ = s.cmd.Wait()
-		_ = logFile.Close()
 		_ = os.RemoveAll(home)
 	}
-	for end := time.Now().Add(time.Minute); ; {
-		resp, err := http.Get(s.url + "/readyz") //nolint:noctx // loopback
-		if err == nil {
+	ctx, cancel := context.WithTimeoutCause(ctx, time.Minute, errors.New("a minute is over"))
+	defer cancel()
+	select {
+	case at, said := <-address:
+		if s.url = "http://" + at; said {
+			err = s.awaitReady(ctx)
+		} else {
+			err = errors.New("it ended")
+		}
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		stop()
+		return nil, nil, fmt.Errorf("serve did not get ready: %w\n%s", err, output)
+	}
+	return s, stop, nil
+}
+
+// listenTo keeps what serve logs, and gives the address that it says it serves at.
+func listenTo(said io.Reader, output *bytes.Buffer, address chan<- string) {
+	defer close(address)
+	told := false
+	for lines := bufio.NewScanner(said); lines.Scan(); {
+		output.Write(append(lines.Bytes(), '\n'))
+		if _, rest, ok := strings.Cut(lines.Text(), " address="); ok && !told {
+			told = true
+			address <- strings.Fields(rest)[0]
+		}
+	}
+}
+
+// awaitReady asks until the server is ready.
+func (s *served) awaitReady(ctx context.Context) error {
+	again := time.NewTicker(20 * time.Millisecond)
+	defer again.Stop()
+	for {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.url+"/readyz", nil)
+		if err != nil {
+			return err
+		}
+		answer := "no answer"
+		if resp, err := http.DefaultClient.Do(req); err == nil {
+			body, _ := io.ReadAll(resp.Body)
 			_ = resp.Body.Close()
 			if resp.StatusCode == http.StatusOK {
-				return s, stop, nil
+				return nil
 			}
+			answer = string(body)
 		}
-		if time.Now().After(end) {
-			text, _ := os.ReadFile(filepath.Join(home, "log"))
-			stop()
-			return nil, nil, fmt.Errorf("serve did not get ready: %w\n%s", err, text)
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %s", context.Cause(ctx), answer)
+		case <-again.C:
 		}
-		time.Sleep(50 * time.Millisecond)
 	}
 }
 
@@ -185,10 +226,9 @@ func (s *subscriber) note(at time.Time, payload []byte) error {
 
 // liveProject is a project with a build that layers can be reported of.
 type liveProject struct {
-	id      domain.ProjectID
-	name    string
-	build   domain.Stream
-	version int64
+	id    domain.ProjectID
+	name  string
+	build domain.Stream
 }
 
 // liveProjects appends so many, each with a build.
@@ -203,17 +243,16 @@ func (l *log) liveProjects(ctx context.Context, n int) ([]*liveProject, error) {
 				return nil, err
 			}
 		}
-		all = append(all, &liveProject{id: p.id, name: p.name, build: pushed[1].Writes[0].Stream, version: 1})
+		all = append(all, &liveProject{id: p.id, name: p.name, build: pushed[1].Writes[0].Stream})
 	}
 	return all, nil
 }
 
-// layer appends one event to a project's build.
+// layer appends one event to a project's build, whatever serve itself has decided about that meanwhile.
 func (l *log) layer(ctx context.Context, p *liveProject) error {
 	e := newEvent()
 	e.ProjectID, e.Body = p.id, []byte(`{"digest":"sha256:0","name":"[build 1/9] RUN make"}`)
-	_, err := l.store.Append(ctx, eventstore.Append{Writes: []eventstore.Write{{Stream: p.build, Expected: p.version, Events: []eventstore.NewEvent{e}}}})
-	p.version++
+	_, err := l.store.Append(ctx, eventstore.Append{Writes: []eventstore.Write{{Stream: p.build, Expected: eventstore.AnyVersion, Events: []eventstore.NewEvent{e}}}})
 	return err
 }
 
