@@ -28,7 +28,7 @@ func BenchmarkReplay(b *testing.B) {
 	head := w.head().Position
 	p := w.projector(w.store)
 	running(b, p.Run)
-	until(b, func() bool { unready, err := p.Unready(b.Context()); return err == nil && len(unready) == 0 })
+	until(b, func() bool { return len(unready(b, p)) == 0 })
 	ask(b, p.Queries(), projections.At{AtLeast: w.head()})
 	for _, name := range []string{"builds", "timeline"} {
 		b.Run(name, func(b *testing.B) {

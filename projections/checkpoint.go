@@ -135,17 +135,24 @@ func isUndefined(err error) bool {
 	return errors.As(err, &refused) && refused.Code == "42P01"
 }
 
-// Unready names the read models that can't be answered from yet: those of a new version that were never at the head of
-// the log, and those that are far behind it. One that has stopped at an event is no reason to send nobody here: what it
-// knew it still answers, and any other process would do the same.
-func (p *Projector) Unready(ctx context.Context) (names []string, err error) {
-	status, err := p.Status(ctx)
-	for _, s := range status {
-		if s.CaughtUpAt.IsZero() || s.Behind > nearHead && s.StoppedPosition == 0 {
-			names = append(names, s.Name)
-		}
+// Late is how old an event may get before a read model that hasn't seen it is no longer near the head of the log. A
+// burst of many thousand events is applied within it, a leader that froze is replaced within it.
+const Late = 15 * time.Second
+
+// Unready says why a process shouldn't be asked yet, "" when there is no reason: a version of a read model that was
+// never at the head of the log is still being built, and one that hasn't seen what is older than late is held up, or
+// nobody works on it.
+//
+// One that has stopped at an event is no reason. It stays so until somebody decides, and every other process would say
+// the same: with none of them asked, pushes would be refused because of one bad row, where all else goes on.
+func (s ProjectionStatus) Unready(late time.Duration) string {
+	switch {
+	case s.CaughtUpAt.IsZero():
+		return fmt.Sprintf("%s: is being built, %d positions to go", s.Name, s.Behind)
+	case s.StoppedPosition == 0 && s.BehindFor > late:
+		return fmt.Sprintf("%s: %d positions behind for %s", s.Name, s.Behind, s.BehindFor.Round(time.Second/10))
 	}
-	return names, err
+	return ""
 }
 
 // Standing gives how all projections stand, in a fixed order, whichever process keeps them.

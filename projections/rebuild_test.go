@@ -129,14 +129,12 @@ func TestTwoVersionsOfAProjectionLiveSideBySideAndTheOldOneIsDropped(t *testing.
 	config.Unused = 600 * time.Millisecond
 	fresh, err := projections.NewVersion(config, "builds", 2)
 	must(t, err)
-	if unready, err := fresh.Unready(t.Context()); err != nil || !cmp.Equal(unready, []string{"builds"}) {
-		t.Errorf("before it was built: not ready are %q, %v, want builds", unready, err)
+	if got := unready(t, fresh); !cmp.Equal(got, []string{"builds"}) {
+		t.Errorf("before it was built: not ready are %q, want builds", got)
 	}
 	running(t, fresh.Run)
-	for unready := []string{"builds"}; len(unready) > 0; { // pushes keep coming in
+	for len(unready(t, fresh)) > 0 { // pushes keep coming in
 		w.push(project, "refs/heads/main")
-		unready, err = fresh.Unready(t.Context())
-		must(t, err)
 	}
 	at := projections.At{AtLeast: w.head()}
 	if diff := cmp.Diff(ask(t, old.Queries(), at), ask(t, fresh.Queries(), at)); diff != "" {

@@ -127,6 +127,19 @@ func (w *world) config(s *eventstore.Store) projections.Config {
 	}
 }
 
+// unready names the read models that can't be answered from yet.
+func unready(tb testing.TB, p *projections.Projector) (names []string) {
+	tb.Helper()
+	status, err := p.Status(tb.Context())
+	must(tb, err)
+	for _, s := range status {
+		if s.Unready(projections.Late) != "" {
+			names = append(names, s.Name)
+		}
+	}
+	return names
+}
+
 func newID(prefix string) string { return prefix + "_" + uuid.Must(uuid.NewV7()).String() }
 
 // try lets somebody want something; a refusal is an answer.

@@ -47,18 +47,20 @@ type health struct {
 	core      *core
 	bus       bus.Bus
 	projector *projections.Projector
+	late      time.Duration // see projections.Late
 	ingest    *ingest.Ingest
 	claims    *claims.Claims
 }
 
-// ready answers 200 when the database, the bus and the projections are well, else 503 and which isn't.
+// ready answers 200 when the database can be reached, the bus is connected and every projection is near the head of the
+// log, else 503 and which isn't. A projection that has stopped at an event is named and does no harm: see Unready.
 func (h *health) ready(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeoutCause(r.Context(), 5*time.Second, errSlow)
 	defer cancel()
 	checks := map[string]string{"database": "ok", "bus": "ok", "projections": "ok"}
-	status := http.StatusOK
+	code := http.StatusOK
 	fail := func(name, why string) {
-		checks[name], status = why, http.StatusServiceUnavailable
+		checks[name], code = why, http.StatusServiceUnavailable
 	}
 	if _, err := h.core.store.Head(ctx); err != nil {
 		fail("database", "can't be reached")
@@ -66,32 +68,30 @@ func (h *health) ready(w http.ResponseWriter, r *http.Request) {
 	if !h.bus.Connected() {
 		fail("bus", "not connected")
 	}
-	unready, err := h.projector.Unready(ctx)
+	status, err := h.projector.Status(ctx)
 	if err != nil {
 		fail("projections", "their state can't be read")
-	} else if len(unready) > 0 {
-		fail("projections", strings.Join(unready, ", ")+": not caught up yet")
-	} else if stopped := h.stopped(ctx); stopped != "" {
-		checks["projections"] = stopped // it answers what it knew, as any other copy would
+	} else if unready, stopped := h.standing(status); len(unready) > 0 {
+		fail("projections", strings.Join(append(unready, stopped...), "; "))
+	} else if len(stopped) > 0 {
+		checks["projections"] = strings.Join(stopped, "; ") // it answers what it knew, as any other copy would
 	}
 	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(status)
+	w.WriteHeader(code)
 	_ = json.NewEncoder(w).Encode(checks)
 }
 
-// stopped names the projections that can't get over an event, "" for none.
-func (h *health) stopped(ctx context.Context) string {
-	status, err := h.projector.Status(ctx)
-	if err != nil {
-		return "their state can't be read"
-	}
-	var stopped []string
+// standing says which projections are a reason to ask another copy, and which can't get over an event.
+func (h *health) standing(status []projections.ProjectionStatus) (unready, stopped []string) {
 	for _, s := range status {
+		if why := s.Unready(h.late); why != "" {
+			unready = append(unready, why)
+		}
 		if s.StoppedPosition > 0 {
 			stopped = append(stopped, fmt.Sprintf("%s: stopped at position %d", s.Name, s.StoppedPosition))
 		}
 	}
-	return strings.Join(stopped, ", ")
+	return unready, stopped
 }
 
 func (h *health) metrics() http.Handler {

@@ -102,7 +102,7 @@ func serve(ctx context.Context, cfg config.Config, c *core, b bus.Bus, l net.Lis
 	if err != nil {
 		return err
 	}
-	handler := routes(doors{api: api, hooks: hooks, remote: remote, audit: auditor, health: &health{core: c, bus: b, projector: projector, ingest: in, claims: granting}})
+	handler := routes(doors{api: api, hooks: hooks, remote: remote, audit: auditor, health: &health{core: c, bus: b, projector: projector, late: projections.Late, ingest: in, claims: granting}})
 
 	g, ctx := errgroup.WithContext(ctx)
 	run := func(name string, f func(context.Context) error) {

@@ -157,17 +157,16 @@ func (w *world) live() {
 		must(w.t, err)
 		status, err := w.projector.Status(w.t.Context())
 		must(w.t, err)
-		behind := int64(0)
+		behind, built := int64(0), true
 		for _, s := range status {
 			behind += s.Behind
+			built = built && s.Unready(projections.Late) == ""
 		}
-		unready, err := w.projector.Unready(w.t.Context())
-		must(w.t, err)
 		answered, err := w.store.LoadCursor(w.t.Context(), policies.CursorName)
 		must(w.t, err)
 		var last int64
 		must(w.t, w.owner.QueryRow(w.t.Context(), "SELECT coalesce(max(position), 0) FROM pipeops.events WHERE type = ANY ($1)", domain.Followed()).Scan(&last))
-		if behind == 0 && len(unready) == 0 && answered.Position >= last {
+		if behind == 0 && built && answered.Position >= last {
 			break
 		}
 		if time.Now().After(deadline) {
