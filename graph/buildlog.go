@@ -46,7 +46,11 @@ func (r *Resolver) buildLog(ctx context.Context, id domain.BuildID, attempt doma
 			return r.readLog(ctx, b, attempt, after)
 		}
 	}
-	return &model.BuildLog{Build: string(id), Next: after, Done: b.Phase.Final() && r.settled(b.FinishedAt)}, nil
+	out := &model.BuildLog{Build: string(id), Next: after, Done: b.Phase.Final() && r.settled(b.FinishedAt)}
+	if out.Done && after == 0 && b.Attempts > 0 && r.outlived(b) {
+		out.Text = r.removed("the output of this build was")
+	}
+	return out, nil
 }
 
 // readLog gives output from a byte on, cut where a letter ends. Chunks arrive in any order: what follows a hole waits
@@ -73,7 +77,7 @@ func (r *Resolver) readLog(ctx context.Context, b *projections.Build, attempt do
 			break
 		}
 		if missing > 0 {
-			text = fmt.Appendf(text, "\n[pipeops: %d bytes of output are lost]\n", missing)
+			text = append(text, r.missing(b, missing)...)
 		}
 		text = append(text, chunk.Bytes...)
 		next = chunk.Offset + int64(len(chunk.Bytes))
@@ -86,8 +90,28 @@ func (r *Resolver) readLog(ctx context.Context, b *projections.Build, attempt do
 	if number < b.Attempts {
 		out.NextAttempt = string(domain.NewAttemptID(string(b.ID), number+1))
 	}
+	if next == 0 && late && r.outlived(b) {
+		out.Text = r.removed("the output of this attempt was")
+	}
 	out.Done = whole && over && (b.Phase.Final() || out.NextAttempt != "")
 	return out, nil
+}
+
+// outlived says whether a build is older than output is kept: what is not there of it was there.
+func (r *Resolver) outlived(b *projections.Build) bool {
+	return r.config.KeepLogs > 0 && r.config.Now().Sub(b.RequestedAt) > r.config.KeepLogs
+}
+
+func (r *Resolver) removed(what string) string {
+	return fmt.Sprintf("[pipeops: %s removed: it is kept for %d days]\n", what, int(r.config.KeepLogs.Hours()/24))
+}
+
+// missing stands where output isn't there.
+func (r *Resolver) missing(b *projections.Build, size int64) string {
+	if r.outlived(b) {
+		return r.removed(fmt.Sprintf("%d bytes of output were", size))
+	}
+	return fmt.Sprintf("\n[pipeops: %d bytes of output are lost]\n", size)
 }
 
 // overSince is when an attempt ended, at the latest; the zero time while it may go on.

@@ -447,6 +447,51 @@ func TestABuildsOutputIsReadInPieces(t *testing.T) {
 	}
 }
 
+func TestOutputThatIsGoneIsSaidToBeSo(t *testing.T) {
+	t.Parallel()
+	var later atomic.Int64 // days
+	w := newWorld(t, func(c *graph.Config) {
+		c.KeepLogs = 90 * 24 * time.Hour
+		c.Now = func() time.Time { return time.Now().Add(time.Duration(later.Load()) * 24 * time.Hour) }
+	})
+	w.now = time.Now().UTC()
+	project := w.project("hello")
+	_, build := w.push(project)
+	attempt := domain.NewAttemptID(string(build), 1)
+	w.do(project, domain.ClaimBuild{Build: build, Worker: "wrk_1", Incarnation: "i1"})
+	must(t, w.records.logs.Append(t.Context(), attempt, "build", 0, []byte("first\n")))
+	must(t, w.records.logs.Append(t.Context(), attempt, "build", 6, []byte("last\n")))
+	must(t, w.records.logs.Append(t.Context(), attempt, "build", 11, nil))
+	w.report(attempt, domain.BuildFailed{Diagnosis: domain.Diagnosis{Code: "X", Title: "x"}})
+	type log struct {
+		Text string
+		Done bool
+	}
+	read := func() log {
+		ask[any](w, `query($b: ID!, $at: Cursor) { build(id: $b, atLeast: $at) { id } }`, map[string]any{"b": build, "at": w.head().String()})
+		return ask[struct{ BuildLog log }](w, `query($b: ID!) { buildLog(build: $b) { text done } }`, map[string]any{"b": build}).BuildLog
+	}
+	if got, want := read(), (log{"first\nlast\n", true}); got != want {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	later.Store(91)
+	if got, want := read(), (log{"first\nlast\n", true}); got != want {
+		t.Errorf("before it is removed: got %+v, want %+v", got, want)
+	}
+	_, err := w.owner.Exec(t.Context(), "UPDATE pipeops.build_log_chunks SET received_at = received_at - interval '1 day' WHERE start = 0")
+	must(t, err)
+	_, err = w.records.logs.DropBefore(t.Context(), time.Now().Add(-time.Hour))
+	must(t, err)
+	if got, want := read(), (log{"[pipeops: 6 bytes of output were removed: it is kept for 90 days]\nlast\n", true}); got != want {
+		t.Errorf("without its beginning: got %+v, want %+v", got, want)
+	}
+	_, err = w.records.logs.DropBefore(t.Context(), time.Now().Add(time.Hour))
+	must(t, err)
+	if got, want := read(), (log{"[pipeops: the output of this build was removed: it is kept for 90 days]\n", true}); got != want {
+		t.Errorf("without any: got %+v, want %+v", got, want)
+	}
+}
+
 func TestABuildsOutputGoesOnInItsNextAttempt(t *testing.T) {
 	t.Parallel()
 	var late atomic.Bool // a minute has passed

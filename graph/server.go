@@ -84,6 +84,7 @@ type Config struct {
 	URL      string // where people and git hosts reach this server: "https://pipeops.example.org"
 
 	Registry string           // of projects that name none; default none: they must name one
+	KeepLogs time.Duration    // how long the output of builds is kept; default 0: for ever
 	Now      func() time.Time // default time.Now
 	// MayRead says whether an actor may see what belongs to a project ("" = to none). It is asked for every event of a
 	// subscription, not only at its start. Default: whoever has a token sees all.
@@ -127,7 +128,7 @@ func (c Config) Validate() error {
 	if !strings.HasPrefix(c.URL, "http://") && !strings.HasPrefix(c.URL, "https://") {
 		problems = append(problems, fmt.Errorf("URL %q: want where this server is reached, for example https://pipeops.example.org", c.URL))
 	}
-	if c.Complexity < 0 || c.Depth < 0 || c.Operations < 0 || min(c.Heartbeat, c.Write, c.Ping, c.Init, c.Recheck, c.Interval) < 0 {
+	if c.Complexity < 0 || c.Depth < 0 || c.Operations < 0 || min(c.KeepLogs, c.Heartbeat, c.Write, c.Ping, c.Init, c.Recheck, c.Interval) < 0 {
 		problems = append(problems, errors.New("a limit is negative: 0 means its default"))
 	}
 	return errors.Join(problems...)

@@ -39,6 +39,7 @@ var allowed = map[string][]string{
 	"handlers/claims":    {"domain", "handlers/commands", "internal/bus", "internal/records", "internal/seal"},
 	"handlers/ingest":    {"domain", "handlers/commands", "internal/bus", "internal/records", "internal/seal"},
 	"handlers/audit":     {"domain", "eventstore"},
+	"handlers/janitor":   {"internal/records"},
 	"handlers/relay":     {"domain", "eventstore", "internal/bus", "internal/records", "internal/seal"},
 	"handlers/replay":    {"domain", "eventstore", "projections", "handlers/commands", "handlers/gitremote", "handlers/policies", "handlers/webhook", "internal/records"},
 	"projections":        {"domain", "eventstore"},

@@ -21,7 +21,7 @@ Exit codes: 0 done, 1 something went wrong, 2 the command line is at fault,
 Environment: PIPEOPS_URL and PIPEOPS_TOKEN (default: what "pipeops up" wrote),
 PIPEOPS_HOME, PIPEOPS_CACHE, DATABASE_URL, PIPEOPS_MIGRATE_URL, AMQP_URL,
 BUILDKIT_HOST, REGISTRY, KUBECONFIG, PIPEOPS_LISTEN, PIPEOPS_SLOTS,
-PIPEOPS_CHECKPOINT_URL.`
+PIPEOPS_BUILD_LOG_DAYS, PIPEOPS_CHECKPOINT_URL.`
 
 func root() *cobra.Command {
 	cmd := &cobra.Command{

@@ -21,6 +21,7 @@ import (
 	"github.com/pipeops/pipeops/handlers/commands"
 	"github.com/pipeops/pipeops/handlers/gitremote"
 	"github.com/pipeops/pipeops/handlers/ingest"
+	"github.com/pipeops/pipeops/handlers/janitor"
 	"github.com/pipeops/pipeops/handlers/policies"
 	"github.com/pipeops/pipeops/handlers/relay"
 	"github.com/pipeops/pipeops/handlers/replay"
@@ -91,7 +92,7 @@ func serve(ctx context.Context, cfg config.Config, c *core, b bus.Bus, l net.Lis
 	api, err := graph.New(graph.Config{
 		Queries: projector.Queries(), Commands: c.commands, Tokens: a, Secrets: c.secrets, Logs: c.logs, Workers: c.claims,
 		Replays: replays, Erasures: records.NewErasures(c.keys, c.subjects, c.deliveries),
-		NewID: newID, Log: log, URL: cfg.URL, Registry: cfg.Registry,
+		NewID: newID, Log: log, URL: cfg.URL, Registry: cfg.Registry, KeepLogs: cfg.KeepLogs,
 	})
 	if err != nil {
 		return err
@@ -121,6 +122,11 @@ func serve(ctx context.Context, cfg config.Config, c *core, b bus.Bus, l net.Lis
 	run("policies", policies.New(policies.Config{Store: c.store, Commands: c.commands, Leader: c.leaders, NewID: newID, Now: now, Log: log}).Run)
 	run("schedule", schedule.New(schedule.Config{Store: c.store, Commands: c.commands, Bus: b, Leader: c.leaders, Leases: c.claims, Now: now, Log: log}).Run)
 	run("relay", relay.New(relay.Config{Store: c.store, Bus: b, Leader: c.leaders, Log: log}).Run)
+	cleaning, err := janitor.New(janitor.Config{Logs: c.logs, Leader: c.leaders, KeepLogs: cfg.KeepLogs, Now: now, Log: log})
+	if err != nil {
+		return err
+	}
+	run("janitor", cleaning.Run)
 	run("tree heads", c.signer.Run)
 	if cfg.CheckpointURL != "" {
 		poster, err := audit.NewPoster(audit.PosterConfig{Store: c.store, Leader: c.leaders, URL: cfg.CheckpointURL, Log: log})

@@ -13,7 +13,10 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
+
+const day = 24 * time.Hour
 
 // Config is what the processes of PipeOps are told from outside.
 type Config struct {
@@ -27,6 +30,8 @@ type Config struct {
 	Listen      string // PIPEOPS_LISTEN: default 127.0.0.1:8787
 	URL         string // PIPEOPS_URL: where clients and workers reach serve; default from Listen
 	Slots       int    // PIPEOPS_SLOTS: work at a time for a runner or deployer; default 0: each its own
+
+	KeepLogs time.Duration // PIPEOPS_BUILD_LOG_DAYS: how long the output of builds is kept; default 90 days, 0: for ever
 
 	CheckpointURL string // PIPEOPS_CHECKPOINT_URL: where serve posts each new signed checkpoint; default nowhere
 }
@@ -64,6 +69,12 @@ func Load(get Getenv, defaultHome string) (Config, error) {
 		n, err := strconv.Atoi(s)
 		check("PIPEOPS_SLOTS", s, "2", err == nil && n >= 1 && n <= 64)
 		c.Slots = n
+	}
+	c.KeepLogs = 90 * day
+	if s := get("PIPEOPS_BUILD_LOG_DAYS"); s != "" {
+		n, err := strconv.Atoi(s)
+		check("PIPEOPS_BUILD_LOG_DAYS", s, "90 (days; 0 keeps all)", err == nil && n >= 0 && n <= 36_500)
+		c.KeepLogs = time.Duration(n) * day
 	}
 	if c.URL == "" {
 		c.URL = "http://" + c.Listen

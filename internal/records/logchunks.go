@@ -113,13 +113,20 @@ func (l *LogChunks) page(ctx context.Context, attempt domain.AttemptID, stream s
 	return page, nil
 }
 
-// DropBefore forgets output received before t, and says how many chunks went.
-func (l *LogChunks) DropBefore(ctx context.Context, t time.Time) (int64, error) {
-	done, err := l.pool.Exec(ctx, "DELETE FROM pipeops.build_log_chunks WHERE received_at < $1", t)
-	if err != nil {
-		return 0, fmt.Errorf("drop output from before %s: %w", t.Format(time.RFC3339), err)
+// DropBefore forgets output received before t, oldest first, and says how many chunks went, also when it didn't get to
+// the end.
+func (l *LogChunks) DropBefore(ctx context.Context, t time.Time) (dropped int64, err error) {
+	const atOnce = 1000 // a transaction that is short leaves nobody waiting, and an error costs little
+	for {
+		done, err := l.pool.Exec(ctx, `DELETE FROM pipeops.build_log_chunks WHERE ctid = ANY (ARRAY(
+			SELECT ctid FROM pipeops.build_log_chunks WHERE received_at < $1 ORDER BY received_at LIMIT $2))`, t, atOnce)
+		if err != nil {
+			return dropped, fmt.Errorf("drop output from before %s: %w", t.Format(time.RFC3339), err)
+		}
+		if dropped += done.RowsAffected(); done.RowsAffected() < atOnce {
+			return dropped, nil
+		}
 	}
-	return done.RowsAffected(), nil
 }
 
 func pack(b []byte) ([]byte, error) {
