@@ -4,8 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
 	"net/http"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -56,22 +59,81 @@ func (h *Handler) withActor(ctx context.Context, token string) (context.Context,
 	return context.WithValue(ctx, actorKey{}, identity{actor, token}), nil
 }
 
-// recheck calls gone once the token that ctx was opened with is no longer valid. A database that doesn't answer is
-// not a reason: the token was good a moment ago.
+// recheck calls gone once the token that ctx was opened with is no longer valid, unless ctx has ended before.
 func (h *Handler) recheck(ctx context.Context, gone func()) {
 	id, _ := ctx.Value(actorKey{}).(identity)
-	tick := time.NewTicker(h.config.Recheck)
+	leave := h.rechecks.add(h.config, id, &gone)
+	context.AfterFunc(ctx, leave)
+}
+
+// rechecks looks at each token that subscriptions are open with, once for all of them: a thousand dashboards of one
+// token cost one look.
+type rechecks struct {
+	mu   sync.Mutex
+	open map[identity]*tokenWatch
+}
+
+// tokenWatch is one token.
+type tokenWatch struct {
+	gone map[*func()]struct{} // of each subscription
+	over chan struct{}        // closed when none is left
+}
+
+// add lets gone be called when the identity doesn't hold any more, until leave is called.
+func (r *rechecks) add(config Config, id identity, gone *func()) (leave func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	w := r.open[id]
+	if w == nil {
+		w = &tokenWatch{map[*func()]struct{}{}, make(chan struct{})}
+		r.open[id] = w
+		go r.follow(config, id, w)
+	}
+	w.gone[gone] = struct{}{}
+	return func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if delete(w.gone, gone); len(w.gone) == 0 && r.open[id] == w {
+			delete(r.open, id)
+			close(w.over)
+		}
+	}
+}
+
+var errSlowCheck = errors.New("the token couldn't be looked at in time")
+
+// follow looks at a token again and again. A database that doesn't answer is no reason to end anything: the token was
+// good a moment ago.
+func (r *rechecks) follow(config Config, id identity, w *tokenWatch) {
+	tick := time.NewTicker(config.Recheck)
 	defer tick.Stop()
 	for {
 		select {
-		case <-ctx.Done():
+		case <-w.over:
 			return
 		case <-tick.C:
 		}
-		if actor, ok, err := h.config.Tokens.Verify(ctx, id.token); err == nil && (!ok || actor != id.actor) {
-			gone()
+		ctx, cancel := context.WithTimeoutCause(context.Background(), config.Recheck, errSlowCheck)
+		actor, ok, err := config.Tokens.Verify(ctx, id.token)
+		cancel()
+		if err == nil && (!ok || actor != id.actor) {
+			r.end(id, w)
 			return
 		}
+	}
+}
+
+// end tells all subscriptions of a token that it is gone.
+func (r *rechecks) end(id identity, w *tokenWatch) {
+	r.mu.Lock()
+	if r.open[id] == w {
+		delete(r.open, id)
+	}
+	all := slices.Collect(maps.Keys(w.gone))
+	clear(w.gone)
+	r.mu.Unlock()
+	for _, gone := range all {
+		(*gone)()
 	}
 }
 

@@ -164,8 +164,9 @@ const (
 
 // Handler answers /graphql and /login.
 type Handler struct {
-	config Config
-	graph  *handler.Server
+	config   Config
+	graph    *handler.Server
+	rechecks rechecks
 }
 
 // New gives the API.
@@ -190,7 +191,7 @@ func New(config Config) (*Handler, error) {
 	server.Use(extension.Introspection{})
 	server.Use(extension.FixedComplexityLimit(config.Complexity))
 	server.Use(depthLimit(config.Depth))
-	h := &Handler{config, server}
+	h := &Handler{config: config, graph: server, rechecks: rechecks{open: map[identity]*tokenWatch{}}}
 	server.AddTransport(h.websocket())
 	server.AddTransport(transport.SSE{KeepAlivePingInterval: config.Ping})
 	server.AddTransport(transport.POST{})
@@ -230,7 +231,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (h *Handler) serveEvents(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithCancelCause(r.Context())
 	defer cancel(nil)
-	go h.recheck(ctx, func() { cancel(errTokenGone) })
+	h.recheck(ctx, func() { cancel(errTokenGone) })
 	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 	h.graph.ServeHTTP(&punctual{w, http.NewResponseController(w), h.config.Write}, r.WithContext(ctx))
 }

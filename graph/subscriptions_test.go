@@ -344,11 +344,18 @@ func TestAcceptance23_ARevokedTokenEndsItsSubscriptions(t *testing.T) {
 	s := w.connect()
 	s.subscribe("1", eventsQuery, nil)
 	data[eventsView](s, "1")
+	second := w.connect()
+	second.subscribe("1", eventsQuery, nil)
+	data[eventsView](second, "1")
 	lines, closed := w.stream(eventsQuery, nil)
 	<-lines
+	gone := w.connect() // one that ends before takes the look at the token with it for nobody
+	_ = gone.conn.CloseNow()
 	must(t, w.records.tokens.Revoke(t.Context(), w.id))
-	if code, reason := s.closed(); code != 4403 {
-		t.Errorf("closed with %d %q, want 4403", code, reason)
+	for _, s := range []*socket{s, second} {
+		if code, reason := s.closed(); code != 4403 {
+			t.Errorf("closed with %d %q, want 4403", code, reason)
+		}
 	}
 	select {
 	case <-closed:

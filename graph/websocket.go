@@ -90,7 +90,7 @@ func (h *Handler) initSocket(ctx context.Context, payload transport.InitPayload)
 		ctx = known
 	}
 	s := sessionOf(ctx)
-	go h.recheck(ctx, func() { s.close(closeForbidden, errTokenGone.Error()) })
+	h.recheck(ctx, func() { s.close(closeForbidden, errTokenGone.Error()) })
 	return ctx, nil, nil
 }
 
