@@ -17,6 +17,7 @@ import (
 const (
 	pageEvents = 256     // events fetched at once
 	pageBytes  = 4 << 20 // their bodies; a page ends with the event that goes over it
+	fewEvents  = 16      // that a page has which isn't full, mostly
 )
 
 // Filter picks events. An empty field lets everything through.
@@ -140,17 +141,6 @@ func (s *Store) Find(ctx context.Context, ids ...string) ([]domain.Recorded, err
 	return nil, fmt.Errorf("find %d events by id: %w", len(ids), err)
 }
 
-const selectEvents = `SELECT position, log_epoch, stream, version, id::text, project_id, type, schema_version, body,
-	occurred_at, recorded_at, actor, correlation_id, causation_id, attempt, attempt_seq, trace FROM pipeops.events`
-
-func readRow(row pgx.CollectableRow) (e domain.Recorded, err error) {
-	err = row.Scan(&e.Cursor.Position, &e.Cursor.LogEpoch, &e.Stream, &e.Version, &e.ID, &e.ProjectID, &e.Type,
-		&e.SchemaVersion, &e.Body, &e.OccurredAt, &e.RecordedAt, &e.Actor, &e.CorrelationID, &e.CausationID,
-		&e.Attempt, &e.AttemptSeq, &e.Trace)
-	e.OccurredAt, e.RecordedAt = e.OccurredAt.UTC(), e.RecordedAt.UTC()
-	return e, err
-}
-
 // page gives the next events after a position up to another (0: the head), at most limit of them, and whether there
 // may be more. It gives none only when there are no more.
 func (s *Store) page(ctx context.Context, after, until int64, f Filter, limit int) ([]domain.Recorded, bool, error) {
@@ -223,6 +213,9 @@ func (s *Store) collect(ctx context.Context, limit int, query string, args ...an
 		e, err := readRow(rows)
 		if err != nil {
 			return nil, false, err
+		}
+		if len(events) == fewEvents { // then mostly the page is full
+			events = slices.Grow(events, min(limit, pageEvents)-fewEvents)
 		}
 		events = append(events, e)
 		size += len(e.Body)

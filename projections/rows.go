@@ -47,7 +47,7 @@ func (k kind[T]) put(r *rows, key string, value T) {
 	if had == nil {
 		return // it is missing: the event is applied again
 	}
-	doc, err := json.Marshal(value)
+	doc, err := r.encode(value)
 	if err != nil {
 		r.fail(fmt.Errorf("row %s of %s: %w", key, k.table, err))
 		return
@@ -60,14 +60,23 @@ func (k kind[T]) put(r *rows, key string, value T) {
 	if had.now.from != 0 {
 		found = had.now.index
 	}
+	doc = append(r.spare[:0], doc...)
+	r.spare = nil
 	r.writes = append(r.writes, write{ref{k.table, key}, version{from: r.at, index: found, doc: doc}, value})
+}
+
+// keep hands back what get gave, unchanged: the next one to get it needn't decode it again.
+func (k kind[T]) keep(r *rows, key string, value T) {
+	if s := r.states[ref{k.table, key}]; s != nil && len(r.writes) == 0 {
+		s.value = value
+	}
 }
 
 // add puts a row that can't be there yet, because its key holds the position of the event at hand: it isn't looked up.
 func (k kind[T]) add(r *rows, key string, value T) {
 	of := ref{k.table, key}
 	if _, known := r.states[of]; !known {
-		r.states[of] = &rowState{batch: r.batch}
+		r.states[of] = &rowState{batch: r.batch, fresh: true}
 	}
 	k.put(r, key, value)
 }
@@ -90,19 +99,13 @@ type version struct {
 	doc []byte
 }
 
-// pastVersion is a version that a later one has replaced.
-type pastVersion struct {
-	version
-	to int64
-}
-
-// rowState is a row in memory: as it stands, and the versions that were replaced since it was last written.
+// rowState is a row in memory, as it stands.
 type rowState struct {
 	now     version
-	value   any // what now.doc says, when it was put here and nobody has got it since
-	past    []pastVersion
-	changed bool
-	batch   int // that it was asked for in
+	value   any  // what now.doc says, when it was put here and nobody has got it since
+	fresh   bool // the table has no such row
+	changed bool // since it was last written
+	batch   int  // that it was asked for in
 }
 
 type write struct {
@@ -122,9 +125,14 @@ type rows struct {
 	err     error   // of the event at hand
 
 	batch   int
-	bytes   int   // of all documents in states
-	dirty   []ref // rows that were not written yet
-	pending int   // bytes of what was put since the last write
+	bytes   int                // of all documents in states
+	dirty   []ref              // rows that were not written yet
+	past    map[string]*copier // by table: versions that were replaced since the last write
+	pending int                // bytes of what was put since the last write
+
+	text    bytes.Buffer // of the row that is encoded
+	encoder *json.Encoder
+	spare   []byte // room of a document that was replaced
 }
 
 // Bounds of what is kept in memory for the next batch.
@@ -133,7 +141,18 @@ const (
 	maxRowBytes = 32 << 20
 )
 
-func newRows() *rows { return &rows{states: map[ref]*rowState{}, missing: map[ref]bool{}} }
+func newRows() *rows {
+	r := &rows{states: map[ref]*rowState{}, missing: map[ref]bool{}, past: map[string]*copier{}}
+	r.encoder = json.NewEncoder(&r.text)
+	return r
+}
+
+// encode is json.Marshal into the same room each time.
+func (r *rows) encode(value any) ([]byte, error) {
+	r.text.Reset()
+	err := r.encoder.Encode(value)
+	return bytes.TrimSuffix(r.text.Bytes(), []byte{'\n'}), err
+}
 
 func (r *rows) state(of ref) *rowState {
 	s, ok := r.states[of]
@@ -181,10 +200,10 @@ func (r *rows) keep() {
 	for _, w := range r.writes {
 		s := r.states[w.ref]
 		if s.now.from != 0 && s.now.from != w.from {
-			s.past = append(s.past, pastVersion{s.now, w.from})
-		} else {
-			r.bytes -= len(s.now.doc)
+			r.replaced(w.ref, s.now, w.from)
 		}
+		r.bytes -= len(s.now.doc)
+		r.spare = s.now.doc
 		if !s.changed {
 			s.changed = true
 			r.dirty = append(r.dirty, w.ref)
@@ -195,15 +214,25 @@ func (r *rows) keep() {
 	}
 }
 
+// replaced takes down a history row.
+func (r *rows) replaced(of ref, v version, to int64) {
+	c := r.past[of.table]
+	if c == nil {
+		c = &copier{}
+		r.past[of.table] = c
+	}
+	c.past(of.key, v, to)
+}
+
 // written forgets what the tables hold now: all that was replaced, and rows that weren't asked for lately when there
 // are too many.
 func (r *rows) written() {
 	for _, of := range r.dirty {
 		s := r.states[of]
-		for _, v := range s.past {
-			r.bytes -= len(v.doc)
-		}
-		s.past, s.changed = nil, false
+		s.fresh, s.changed = false, false
+	}
+	for _, c := range r.past {
+		c.buf = c.buf[:0]
 	}
 	r.dirty, r.pending = r.dirty[:0], 0
 	if r.full() {

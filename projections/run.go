@@ -149,6 +149,9 @@ func (r *run) read(ctx context.Context, until domain.Cursor, each func(eventstor
 		if err != nil {
 			return err
 		}
+		if batch.Events == nil {
+			batch.Events = make([]domain.Recorded, 0, batchEvents)
+		}
 		batch.Events, batch.Cursor = append(batch.Events, e), e.Cursor
 		if size += len(e.Body); len(batch.Events) == batchEvents || size >= batchBytes {
 			if !each(batch) {
@@ -287,14 +290,15 @@ func (r *run) apply(ctx context.Context, tx pgx.Tx, events []decoded) (int, erro
 // foresee notes the rows that events ask for when nothing is known yet.
 func (r *run) foresee(events []decoded) {
 	clear(r.rows.missing)
+	blank := newRows()
 	for _, e := range events {
-		blank := newRows()
 		_, _ = blank.try(r.at.projection, e) // an error comes again when it counts
 		for of := range blank.missing {
 			if _, known := r.rows.states[of]; !known {
 				r.rows.missing[of] = true
 			}
 		}
+		clear(blank.states)
 	}
 }
 

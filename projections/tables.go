@@ -141,7 +141,7 @@ func load(ctx context.Context, tx pgx.Tx, p place, r *rows) error {
 	keys := map[string][]string{}
 	for of := range r.missing {
 		keys[of.table] = append(keys[of.table], of.key)
-		r.states[of] = &rowState{batch: r.batch}
+		r.states[of] = &rowState{batch: r.batch, fresh: true}
 	}
 	clear(r.missing)
 	for table, wanted := range keys {
@@ -156,7 +156,8 @@ func load(ctx context.Context, tx pgx.Tx, p place, r *rows) error {
 		_, err = pgx.ForEachRow(found, []any{&key, &v.project, &v.lookup, &v.place, &v.from, &v.doc}, func() error {
 			loaded := v
 			loaded.doc = slices.Clone(v.doc)
-			r.states[ref{table, key}].now = loaded
+			s := r.states[ref{table, key}]
+			s.now, s.fresh = loaded, false
 			r.bytes += len(loaded.doc)
 			return nil
 		})
@@ -182,22 +183,47 @@ func (c *columns) add(key string, v version) {
 	c.froms = append(c.froms, v.from)
 }
 
-// flush writes what has changed: one statement per table and one COPY per history.
+// manyRows are so many that they go by COPY: of a few, that takes longer than an INSERT that is sent with others.
+const manyRows = 64
+
+// flush writes what has changed: one statement per table for the rows that change, one COPY for those that are new,
+// when they are many, and one for the history.
 func flush(ctx context.Context, tx pgx.Tx, p place, r *rows) error {
-	now, past := map[string]*columns{}, map[string]*copier{}
-	for _, t := range p.tables {
-		now[t], past[t] = &columns{}, &copier{}
-	}
+	fresh := map[string]int{}
 	for _, of := range r.dirty {
-		s := r.states[of]
-		now[of.table].add(of.key, s.now)
-		for _, v := range s.past {
-			past[of.table].past(of.key, v)
+		if r.states[of].fresh {
+			fresh[of.table]++
 		}
 	}
+	changed, added := map[string]*columns{}, map[string]*copier{}
+	for _, t := range p.tables {
+		changed[t], added[t] = &columns{}, &copier{}
+	}
+	for _, of := range r.dirty {
+		if s := r.states[of]; s.fresh && fresh[of.table] >= manyRows {
+			added[of.table].now(of.key, s.now)
+		} else {
+			changed[of.table].add(of.key, s.now)
+		}
+	}
+	if err := upsert(ctx, tx, p, changed); err != nil {
+		return err
+	}
+	for _, t := range p.tables {
+		if err := added[t].send(ctx, tx, p.table(t), rowColumns); err != nil {
+			return err
+		}
+		if err := r.past[t].send(ctx, tx, p.history(t), historyColumns); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func upsert(ctx context.Context, tx pgx.Tx, p place, rows map[string]*columns) error {
 	batch := &pgx.Batch{}
 	for _, t := range p.tables {
-		if c := now[t]; len(c.keys) > 0 {
+		if c := rows[t]; len(c.keys) > 0 {
 			batch.Queue(`INSERT INTO `+quoted(p.table(t))+` (key, project, lookup, place, from_position, row)
 				SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::json[])
 				ON CONFLICT (key) DO UPDATE SET project = excluded.project, lookup = excluded.lookup,
@@ -210,14 +236,6 @@ func flush(ctx context.Context, tx pgx.Tx, p place, r *rows) error {
 	}
 	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
 		return fmt.Errorf("write rows of %s: %w", p.checkpoint(), err)
-	}
-	for _, t := range p.tables {
-		if len(past[t].buf) == 0 {
-			continue
-		}
-		if err := past[t].send(ctx, tx, p.history(t), historyColumns); err != nil {
-			return err
-		}
 	}
 	return nil
 }

@@ -133,8 +133,11 @@ var timelineProjection = &projection{
 		if !ok {
 			return
 		}
-		push.apply(rec, e)
-		pushes.put(r, string(push.ID), push)
+		if push.apply(rec, e) {
+			pushes.put(r, string(push.ID), push)
+		} else {
+			pushes.keep(r, string(push.ID), push)
+		}
 		if t, told := tell(rec, e, push); told {
 			tellIn(r, push, rec, t)
 		}
@@ -154,6 +157,7 @@ func pushOf(r *rows, rec domain.Recorded, e domain.Event) (Push, bool) {
 		l.Push = of.Push
 	default:
 		l, _ = links.get(r, string(rec.Stream))
+		links.keep(r, string(rec.Stream), l)
 		return pushes.get(r, string(l.Push))
 	}
 	links.put(r, string(rec.Stream), l)
@@ -191,11 +195,14 @@ func sealed(rec domain.Recorded, field string, p domain.Personal) Personal {
 	return Personal{EventID: rec.ID, Field: field, Subject: form.Sub, Sealed: form.Enc}
 }
 
-// apply changes the push's parts by an event, and its status by its parts.
-func (p *Push) apply(rec domain.Recorded, e domain.Event) {
+// apply changes the push's parts by an event, and its status by its parts. Most events are steps of a build, which
+// change nothing of it: then it says so.
+func (p *Push) apply(rec domain.Recorded, e domain.Event) (changed bool) {
 	switch e := e.(type) {
 	case domain.PushReceived, domain.PushIgnored:
-		return
+		return true
+	case domain.SourceFetched, domain.BuildArgsFiltered, domain.LayerCached, domain.LayerBuilt, domain.RolloutProgressed:
+		return false
 	case domain.BuildRequested:
 		p.Builds = append(p.Builds, PushBuild{ID: e.Build, Phase: domain.Waiting})
 	case domain.DeploymentRequested:
@@ -219,6 +226,7 @@ func (p *Push) apply(rec domain.Recorded, e domain.Event) {
 		d.apply(e)
 	}
 	p.settle(rec.RecordedAt)
+	return true
 }
 
 func (p *Push) deployment(id string) *PushDeployment {
