@@ -5,12 +5,28 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"sync"
 
 	"github.com/jackc/pgx/v5"
 )
 
 // copier collects rows in PostgreSQL's binary form of COPY, by hand: a rebuild spends its time here.
 type copier struct{ buf []byte }
+
+// copiers are rooms of a few MiB for the next batch.
+var copiers = sync.Pool{New: func() any { return &copier{} }}
+
+func newCopier() *copier {
+	c, _ := copiers.Get().(*copier)
+	return c
+}
+
+func (c *copier) free() {
+	if c != nil {
+		c.buf = c.buf[:0]
+		copiers.Put(c)
+	}
+}
 
 // "PGCOPY\n\377\r\n\0", no flags, no extension.
 const copyHeader = "PGCOPY\n\xff\r\n\x00\x00\x00\x00\x00\x00\x00\x00\x00"

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"sync/atomic"
 
 	"github.com/pipeops/pipeops/domain"
 )
@@ -102,10 +103,10 @@ type version struct {
 // rowState is a row in memory, as it stands.
 type rowState struct {
 	now     version
-	value   any  // what now.doc says, when it was put here and nobody has got it since
-	fresh   bool // the table has no such row
-	changed bool // since it was last written
-	batch   int  // that it was asked for in
+	value   any   // what now.doc says, when it was put here and nobody has got it since
+	fresh   bool  // the table has no such row
+	changed bool  // since it was last written
+	batch   int64 // that it was asked for in last
 }
 
 type write struct {
@@ -124,7 +125,8 @@ type rows struct {
 	writes  []write // of the event at hand
 	err     error   // of the event at hand
 
-	batch   int
+	batch   int64              // the one at hand, from 1
+	written atomic.Int64       // the last batch that stands in the tables
 	bytes   int                // of all documents in states
 	dirty   []ref              // rows that were not written yet
 	past    map[string]*copier // by table: versions that were replaced since the last write
@@ -142,7 +144,7 @@ const (
 )
 
 func newRows() *rows {
-	r := &rows{states: map[ref]*rowState{}, missing: map[ref]bool{}, past: map[string]*copier{}}
+	r := &rows{states: map[ref]*rowState{}, missing: map[ref]bool{}, past: map[string]*copier{}, batch: 1}
 	r.encoder = json.NewEncoder(&r.text)
 	return r
 }
@@ -218,36 +220,55 @@ func (r *rows) keep() {
 func (r *rows) replaced(of ref, v version, to int64) {
 	c := r.past[of.table]
 	if c == nil {
-		c = &copier{}
+		c = newCopier()
 		r.past[of.table] = c
 	}
 	c.past(of.key, v, to)
 }
 
-// written forgets what the tables hold now: all that was replaced, and rows that weren't asked for lately when there
-// are too many.
-func (r *rows) written() {
+// take hands over what has changed, to be written, and begins a batch. Rows that weren't asked for lately are forgotten
+// when there are too many, but never one that isn't written yet: what a table says of it is old.
+func (r *rows) take(tables []string) map[string]*tableChanges {
+	fresh := map[string]int{}
+	for _, of := range r.dirty {
+		if r.states[of].fresh {
+			fresh[of.table]++
+		}
+	}
+	out := map[string]*tableChanges{}
+	for _, t := range tables {
+		out[t] = &tableChanges{&columns{}, newCopier(), r.past[t]}
+		delete(r.past, t)
+	}
 	for _, of := range r.dirty {
 		s := r.states[of]
+		if s.fresh && fresh[of.table] >= manyRows {
+			out[of.table].added.now(of.key, s.now)
+		} else {
+			out[of.table].changed.add(of.key, s.now)
+		}
 		s.fresh, s.changed = false, false
 	}
-	for _, c := range r.past {
-		c.buf = c.buf[:0]
-	}
 	r.dirty, r.pending = r.dirty[:0], 0
-	if r.full() {
+	if written := r.written.Load(); r.full() {
 		for of, s := range r.states {
-			if s.batch < r.batch {
+			if s.batch <= written {
 				r.bytes -= len(s.now.doc)
 				delete(r.states, of)
 			}
 		}
 	}
-	if r.full() {
-		clear(r.states)
-		r.bytes = 0
-	}
 	r.batch++
+	return out
+}
+
+// stand says that the changes of a batch, and of all before it, stand in the tables.
+func (r *rows) stand(c *changes) {
+	r.written.Store(c.batch)
+	for _, t := range c.tables {
+		t.added.free()
+		t.past.free()
+	}
 }
 
 func (r *rows) full() bool { return len(r.states) > maxRows || r.bytes > maxRowBytes }

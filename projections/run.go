@@ -18,10 +18,11 @@ type run struct {
 	*Projector
 	checkpoint
 
-	at    place
-	skips skips
-	rows  *rows
-	moved func(domain.Cursor) // told after each commit
+	at      place
+	skips   skips
+	rows    *rows
+	applied domain.Cursor       // what the rows in memory have seen; the checkpoint follows
+	moved   func(domain.Cursor) // told after each commit
 }
 
 // run begins where the checkpoint stands.
@@ -40,7 +41,7 @@ func (p *Projector) run(ctx context.Context, at place) (*run, error) {
 	if err := skips.passed(from); err != nil {
 		return nil, err
 	}
-	r := &run{Projector: p, checkpoint: from, at: at, skips: skips, rows: newRows(), moved: func(domain.Cursor) {}}
+	r := &run{Projector: p, checkpoint: from, at: at, skips: skips, rows: newRows(), applied: from.Cursor, moved: func(domain.Cursor) {}}
 	if at.suffix == "" {
 		r.moved = func(c domain.Cursor) { p.marks.reach(at.name, c) }
 	}
@@ -101,12 +102,13 @@ func (r *run) decode(batch eventstore.Batch) work {
 }
 
 const (
-	batchEvents = 2048    // of the log, in one transaction
+	batchEvents = 4096    // of the log, in one transaction
 	batchBytes  = 4 << 20 // of bodies
 	rowBytes    = 8 << 20 // of rows that wait to be written
 )
 
-// advance applies the log up to a cursor: it is read, decoded and applied at the same time, in bounded memory.
+// advance applies the log up to a cursor: it is read, decoded, applied and written at the same time, in bounded memory.
+// After an error nothing more can be done with the run.
 func (r *run) advance(ctx context.Context, until domain.Cursor) error {
 	if until.Position <= r.Position {
 		return nil
@@ -118,23 +120,51 @@ func (r *run) advance(ctx context.Context, until domain.Cursor) error {
 		return r.read(ctx, until, func(batch eventstore.Batch) bool {
 			done := make(chan work, 1) // 1: whoever decodes doesn't wait
 			group.Go(func() error { done <- r.decode(batch); return nil })
-			select {
-			case coming <- done:
-				return true
-			case <-ctx.Done():
-				return false
-			}
+			return send(ctx, coming, done)
 		})
 	})
+	applied := make(chan *changes)
+	stopped := make(chan error, 1) // 1: it is looked at when all before it is written
 	group.Go(func() error {
+		defer close(applied)
 		for done := range coming {
-			if err := r.commit(ctx, <-done); err != nil {
-				return err
+			err := r.prepare(ctx, <-done, func(c *changes) error {
+				if !send(ctx, applied, c) {
+					return context.Cause(ctx)
+				}
+				return nil
+			})
+			if err != nil {
+				stopped <- err
+				return nil
 			}
 		}
 		return nil
 	})
+	group.Go(func() error {
+		for c := range applied {
+			if err := r.write(ctx, c); err != nil {
+				return err
+			}
+		}
+		select {
+		case err := <-stopped:
+			return err
+		default:
+			return nil
+		}
+	})
 	return group.Wait()
+}
+
+// send is false when ctx has ended before.
+func send[T any](ctx context.Context, to chan<- T, value T) bool {
+	select {
+	case to <- value:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // read gives the log after the checkpoint in batches.
@@ -170,70 +200,98 @@ func (r *run) read(ctx context.Context, until domain.Cursor, each func(eventstor
 // commit applies a part of the log, in one transaction with the move of the checkpoint; in several when the rows get
 // too many for memory. Of an event that can't be applied all before it is done, and a *stoppedError tells.
 func (r *run) commit(ctx context.Context, w work) error {
+	return r.prepare(ctx, w, func(c *changes) error { return r.write(ctx, c) })
+}
+
+// changes are what one transaction writes.
+type changes struct {
+	batch   int64
+	to      domain.Cursor
+	skipped []int64
+	tables  map[string]*tableChanges
+}
+
+// prepare applies a part of the log to the rows in memory, and gives each what it has changed, which is written in the
+// order given. Rows that aren't in memory are loaded as they are asked for; whoever else has changed them since has also
+// moved the checkpoint, and so nothing is written that was made of them.
+func (r *run) prepare(ctx context.Context, w work, each func(*changes) error) error {
 	if w.changed {
 		return errOvertaken
 	}
-	for {
-		rest, err := r.step(ctx, w)
-		if err != nil || rest == nil {
+	for rest := &w; rest != nil; {
+		var c *changes
+		var err error
+		if c, rest, err = r.step(ctx, *rest); c == nil {
 			return err
 		}
-		w = *rest
+		if failed := each(c); failed != nil {
+			return failed
+		}
+		if err != nil {
+			return err
+		}
 	}
+	return nil
 }
 
-// step is one transaction. rest is what didn't fit into it.
-func (r *run) step(ctx context.Context, w work) (rest *work, err error) {
+// step is one transaction. rest is what doesn't fit into it; changes may come with a *stoppedError.
+func (r *run) step(ctx context.Context, w work) (c *changes, rest *work, err error) {
 	to, stopped := w.cursor, w.stopped
 	if stopped != nil {
 		to = stopped.before()
 	}
-	err = pgx.BeginFunc(ctx, r.config.Pool, func(tx pgx.Tx) error {
-		if err := r.enter(ctx, tx, to); err != nil {
-			return err
-		}
-		applied, err := r.apply(ctx, tx, w.events)
-		failed := new(stoppedError)
-		switch {
-		case errors.As(err, &failed):
-			to, stopped = failed.before(), failed
-		case err != nil:
-			return err
-		case applied < len(w.events):
-			to = w.events[applied-1].Cursor
-			rest = &work{events: w.events[applied:], skipped: w.skipped, cursor: w.cursor, stopped: w.stopped}
-		}
-		if stopped != nil && to == r.Cursor {
-			return stopped // nothing was done: what the checkpoint says of the stop may stay
-		}
-		if err := r.move(ctx, tx, to, w.skipped); err != nil {
-			return err
-		}
-		return flush(ctx, tx, r.at, r.rows)
-	})
-	if err != nil {
-		r.rows = newRows() // nothing of it counts
-		return nil, err
+	applied, err := r.apply(ctx, w.events)
+	failed := new(stoppedError)
+	switch {
+	case errors.As(err, &failed):
+		to, stopped = failed.before(), failed
+	case err != nil:
+		return nil, nil, err
+	case applied < len(w.events):
+		to = w.events[applied-1].Cursor
+		rest = &work{events: w.events[applied:], skipped: w.skipped, cursor: w.cursor, stopped: w.stopped}
 	}
-	r.rows.written()
-	r.Cursor = to
-	r.moved(to)
+	if stopped != nil && to == r.applied {
+		return nil, nil, stopped // nothing was done: what the checkpoint says of the stop may stay
+	}
+	r.applied = to
+	c = &changes{batch: r.rows.batch, to: to, skipped: w.skipped, tables: r.rows.take(r.at.tables)}
 	if rest == nil && stopped != nil {
-		return nil, stopped
+		return c, nil, stopped
 	}
-	return rest, nil
+	return c, rest, nil
 }
 
-// enter takes the checkpoint's row, for which a former leader that still works must wait, and finds that it stands
-// where this run left it. What is left out of the log can't change from here to the commit: see WhileStopped.
+// write writes changes.
+func (r *run) write(ctx context.Context, c *changes) error {
+	err := pgx.BeginFunc(ctx, r.config.Pool, func(tx pgx.Tx) error {
+		if err := r.move(ctx, tx, c.to, c.skipped); err != nil {
+			return err
+		}
+		return flush(ctx, tx, r.at, c.tables)
+	})
+	if err != nil {
+		return err
+	}
+	r.rows.stand(c)
+	r.Cursor = c.to
+	r.moved(c.to)
+	return nil
+}
+
+// move takes the checkpoint's row, for which a former leader that still works must wait, and moves it, if it stands where
+// this run left it. What is left out of the log can't change from here to the commit: see WhileStopped.
 //
 // A commit isn't waited for until it is on the disk: after a crash of the database rows and checkpoint go back together.
 // A process that freezes in the middle doesn't hold up the next leader for long.
-func (r *run) enter(ctx context.Context, tx pgx.Tx, to domain.Cursor) error {
+func (r *run) move(ctx context.Context, tx pgx.Tx, to domain.Cursor, skipped []int64) error {
 	batch := &pgx.Batch{}
 	batch.Queue("SELECT set_config('synchronous_commit', 'off', true), set_config('idle_in_transaction_session_timeout', '10s', true)")
-	batch.Queue("SELECT FROM projections.checkpoints WHERE name = $1 AND epoch = $2 AND position = $3 AND generation = $4 FOR UPDATE",
-		r.at.checkpoint(), r.LogEpoch, r.Position, r.generation)
+	batch.Queue(`UPDATE projections.checkpoints SET epoch = $5, position = $6, moved_at = clock_timestamp(),
+		skipped = skipped || (SELECT coalesce(array_agg(s), '{}') FROM unnest($7::bigint[]) s WHERE s > position AND s <= $6),
+		stopped_position = 0, stopped_event = '', stopped_type = '', stopped_error = '', stopped_at = NULL
+		WHERE name = $1 AND epoch = $2 AND position = $3 AND generation = $4`,
+		r.at.checkpoint(), r.LogEpoch, r.Position, r.generation, to.LogEpoch, to.Position, skipped)
 	results := tx.SendBatch(ctx, batch)
 	_, err := results.Exec()
 	if err != nil {
@@ -249,22 +307,11 @@ func (r *run) enter(ctx context.Context, tx pgx.Tx, to domain.Cursor) error {
 	return nil
 }
 
-func (r *run) move(ctx context.Context, tx pgx.Tx, to domain.Cursor, skipped []int64) error {
-	_, err := tx.Exec(ctx, `UPDATE projections.checkpoints SET epoch = $2, position = $3, moved_at = clock_timestamp(),
-		skipped = skipped || (SELECT coalesce(array_agg(s), '{}') FROM unnest($4::bigint[]) s WHERE s > position AND s <= $3),
-		stopped_position = 0, stopped_event = '', stopped_type = '', stopped_error = '', stopped_at = NULL
-		WHERE name = $1`, r.at.checkpoint(), to.LogEpoch, to.Position, skipped)
-	if err != nil {
-		return fmt.Errorf("move checkpoint %s from %s to %s: %w", r.at.checkpoint(), r.Cursor, to, err)
-	}
-	return nil
-}
-
 // apply applies events to rows, which it loads as they are asked for: those that a first look asks for at once, the
 // others one event at a time. It gives how many it has applied, fewer than all when the rows get too many.
-func (r *run) apply(ctx context.Context, tx pgx.Tx, events []decoded) (int, error) {
+func (r *run) apply(ctx context.Context, events []decoded) (int, error) {
 	r.foresee(events)
-	if err := load(ctx, tx, r.at, r.rows); err != nil {
+	if err := load(ctx, r.config.Pool, r.at, r.rows); err != nil {
 		return 0, err
 	}
 	for i, e := range events {
@@ -279,7 +326,7 @@ func (r *run) apply(ctx context.Context, tx pgx.Tx, events []decoded) (int, erro
 			if complete {
 				break
 			}
-			if err := load(ctx, tx, r.at, r.rows); err != nil {
+			if err := load(ctx, r.config.Pool, r.at, r.rows); err != nil {
 				return i, err
 			}
 		}
@@ -287,11 +334,16 @@ func (r *run) apply(ctx context.Context, tx pgx.Tx, events []decoded) (int, erro
 	return len(events), nil
 }
 
-// foresee notes the rows that events ask for when nothing is known yet.
+// foresee notes the rows that events ask for when nothing is known yet; of a stream's events the first one, as mostly
+// all ask for the same.
 func (r *run) foresee(events []decoded) {
 	clear(r.rows.missing)
-	blank := newRows()
+	blank, seen := newRows(), map[domain.Stream]bool{}
 	for _, e := range events {
+		if seen[e.Stream] {
+			continue
+		}
+		seen[e.Stream] = true
 		_, _ = blank.try(r.at.projection, e) // an error comes again when it counts
 		for of := range blank.missing {
 			if _, known := r.rows.states[of]; !known {
@@ -308,7 +360,7 @@ func (r *run) finish(ctx context.Context) error {
 		return nil
 	}
 	err := pgx.BeginFunc(ctx, r.config.Pool, func(tx pgx.Tx) error {
-		if err := r.enter(ctx, tx, r.Cursor); err != nil {
+		if err := r.move(ctx, tx, r.Cursor, nil); err != nil {
 			return err
 		}
 		if err := r.at.each(ctx, tx, createIndexes); err != nil {

@@ -137,7 +137,7 @@ func drop(ctx context.Context, tx pgx.Tx, checkpoint string) error {
 }
 
 // load brings the missing rows into memory; a row that isn't there is known not to be afterwards.
-func load(ctx context.Context, tx pgx.Tx, p place, r *rows) error {
+func load(ctx context.Context, pool *pgxpool.Pool, p place, r *rows) error {
 	keys := map[string][]string{}
 	for of := range r.missing {
 		keys[of.table] = append(keys[of.table], of.key)
@@ -145,8 +145,8 @@ func load(ctx context.Context, tx pgx.Tx, p place, r *rows) error {
 	}
 	clear(r.missing)
 	for table, wanted := range keys {
-		found, err := tx.Query(ctx, //nolint:rowserrcheck // ForEachRow does
-			"SELECT key, project, lookup, place, from_position, row FROM "+quoted(p.table(table))+
+		found, err := pool.Query(ctx, //nolint:rowserrcheck // ForEachRow does
+			"SELECT "+rowColumns+" FROM "+quoted(p.table(table))+
 				" WHERE key = ANY ($1)", wanted)
 		if err != nil {
 			return fmt.Errorf("load %d rows of %s: %w", len(wanted), table, err)
@@ -186,45 +186,34 @@ func (c *columns) add(key string, v version) {
 // manyRows are so many that they go by COPY: of a few, that takes longer than an INSERT that is sent with others.
 const manyRows = 64
 
-// flush writes what has changed: one statement per table for the rows that change, one COPY for those that are new,
-// when they are many, and one for the history.
-func flush(ctx context.Context, tx pgx.Tx, p place, r *rows) error {
-	fresh := map[string]int{}
-	for _, of := range r.dirty {
-		if r.states[of].fresh {
-			fresh[of.table]++
-		}
-	}
-	changed, added := map[string]*columns{}, map[string]*copier{}
-	for _, t := range p.tables {
-		changed[t], added[t] = &columns{}, &copier{}
-	}
-	for _, of := range r.dirty {
-		if s := r.states[of]; s.fresh && fresh[of.table] >= manyRows {
-			added[of.table].now(of.key, s.now)
-		} else {
-			changed[of.table].add(of.key, s.now)
-		}
-	}
-	if err := upsert(ctx, tx, p, changed); err != nil {
+// tableChanges are rows of a table to be written.
+type tableChanges struct {
+	changed *columns // rows as they stand
+	added   *copier  // those of them that the table doesn't have, when they are many
+	past    *copier  // history rows
+}
+
+// flush writes what has changed: one statement per table for the rows, and a COPY for the history.
+func flush(ctx context.Context, tx pgx.Tx, p place, tables map[string]*tableChanges) error {
+	if err := upsert(ctx, tx, p, tables); err != nil {
 		return err
 	}
 	for _, t := range p.tables {
-		if err := added[t].send(ctx, tx, p.table(t), rowColumns); err != nil {
+		if err := tables[t].added.send(ctx, tx, p.table(t), rowColumns); err != nil {
 			return err
 		}
-		if err := r.past[t].send(ctx, tx, p.history(t), historyColumns); err != nil {
+		if err := tables[t].past.send(ctx, tx, p.history(t), historyColumns); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func upsert(ctx context.Context, tx pgx.Tx, p place, rows map[string]*columns) error {
+func upsert(ctx context.Context, tx pgx.Tx, p place, tables map[string]*tableChanges) error {
 	batch := &pgx.Batch{}
 	for _, t := range p.tables {
-		if c := rows[t]; len(c.keys) > 0 {
-			batch.Queue(`INSERT INTO `+quoted(p.table(t))+` (key, project, lookup, place, from_position, row)
+		if c := tables[t].changed; len(c.keys) > 0 {
+			batch.Queue(`INSERT INTO `+quoted(p.table(t))+` (`+rowColumns+`)
 				SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::json[])
 				ON CONFLICT (key) DO UPDATE SET project = excluded.project, lookup = excluded.lookup,
 					place = excluded.place, from_position = excluded.from_position, row = excluded.row`,

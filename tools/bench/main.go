@@ -52,6 +52,8 @@ var sections = []struct {
 }{
 	{"append", measureAppends},
 	{"read", measureReads},
+	{"proof", measureProof},
+	{"rebuild", measureRebuild},
 	{"live", measureLive},
 	{"scale", measureScale},
 }

@@ -3,15 +3,13 @@ package main
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"golang.org/x/sync/errgroup"
-
 	"github.com/pipeops/pipeops/domain"
 	"github.com/pipeops/pipeops/eventstore"
 	"github.com/pipeops/pipeops/projections"
@@ -33,24 +31,73 @@ func measureScale(ctx context.Context, b *bench) error {
 	if err != nil {
 		return err
 	}
-	began := time.Now()
-	told := began
-	err = l.simulate(ctx, 2, projects, b.events, func(n int64) {
-		if time.Since(told) > 15*time.Second {
-			told = time.Now()
-			fmt.Fprintf(os.Stderr, "   %d events\n", n)
-		}
-	})
-	if err != nil {
+	if err := b.grow(ctx, l, projects); err != nil {
 		return err
 	}
-	fmt.Fprintf(os.Stderr, "   %d events in %s\n", b.events, time.Since(began).Round(time.Second))
 	after, err := l.appendTimes(ctx, "after")
 	if err != nil {
 		return err
 	}
 	b.noMoreThan(fmt.Sprintf("time of an append, %d events in the store", b.events), after, before, "µs", "at 10,000", 1.5)
+	if err := b.prove(ctx, l); err != nil {
+		return err
+	}
 	return b.measurePast(ctx, l)
+}
+
+// grow appends until the log is large.
+func (b *bench) grow(ctx context.Context, l *log, projects int) error {
+	from, err := l.store.Head(ctx)
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	told, last := began, from.Position
+	err = l.simulate(ctx, 2, projects, b.events, func(n int64) {
+		if since := time.Since(told); since > 15*time.Second {
+			fmt.Fprintf(os.Stderr, "   %d events, %.0f/s\n", n, float64(n-last)/since.Seconds())
+			told, last = time.Now(), n
+		}
+	})
+	if err != nil {
+		return err
+	}
+	head, err := l.store.Head(ctx)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(os.Stderr, "   %d events in %s\n", head.Position, time.Since(began).Round(time.Second))
+	b.atLeast(fmt.Sprintf("simulated histories appended up to %d events, 64 in flight", head.Position),
+		[]float64{float64(head.Position-from.Position) / time.Since(began).Seconds()}, "events/s", 15_000)
+	return nil
+}
+
+// prove exports the log and verifies the export.
+func (b *bench) prove(ctx context.Context, l *log) error {
+	x, err := l.openExporter(ctx)
+	if err != nil {
+		return err
+	}
+	defer x.close()
+	began := time.Now()
+	head, err := x.signer.Sign(ctx)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(os.Stderr, "   %d events are signed after %s\n", head.Size, time.Since(began).Round(time.Second))
+	began = time.Now()
+	dir := filepath.Join(b.home, "large-export")
+	defer os.RemoveAll(dir) //nolint:errcheck // the folder that it is in goes too
+	if err := x.write(ctx, dir); err != nil {
+		return err
+	}
+	fmt.Fprintf(os.Stderr, "   %d events are exported after %s\n", head.Size, time.Since(began).Round(time.Second))
+	took, err := verifyExport(dir, head.Size)
+	if err != nil {
+		return err
+	}
+	b.atMost(fmt.Sprintf("offline verification of an export of %d events, per million", head.Size), took.Seconds()*1e6/float64(head.Size), "s", 10)
+	return nil
 }
 
 // appendTimes gives medians of single appends by one writer, in µs, of five runs.
@@ -80,47 +127,20 @@ func ignored() eventstore.NewEvent {
 
 // measurePast builds the read models and asks them at random positions.
 func (b *bench) measurePast(ctx context.Context, l *log) error {
-	p, err := projections.New(projections.Config{
-		Store: l.store, Log: slog.Default(), Patience: 12 * time.Hour,
-		Opener: func(context.Context, string, string, string, string) (string, bool, error) { return "", false, nil },
-	})
+	p, stop, err := l.buildReadModels(ctx)
 	if err != nil {
 		return err
 	}
-	running, end := context.WithCancelCause(ctx)
-	var background errgroup.Group
-	background.Go(func() error { return p.Run(running) })
-	defer func() {
-		end(nil)
-		_ = background.Wait() // it returns nil
-	}()
+	defer stop()
 	head, err := l.store.Head(ctx)
 	if err != nil {
 		return err
 	}
-	began := time.Now()
 	q := p.Queries()
 	all, err := q.Projects(ctx, projections.At{AtLeast: head})
 	if err != nil {
 		return err
 	}
-	for _, wait := range []func() error{
-		func() error {
-			_, err := q.Builds(ctx, all[0].ID, "", projections.Page{First: 1}, projections.At{AtLeast: head})
-			return err
-		},
-		func() error {
-			_, err := q.Deployments(ctx, all[0].ID, "", "", projections.Page{First: 1}, projections.At{AtLeast: head})
-			return err
-		},
-		func() error { _, err := q.Status(ctx, all[0].Name, projections.At{AtLeast: head}); return err },
-		func() error { _, err := q.Timeline(ctx, all[0].ID, "", projections.At{AtLeast: head}); return err },
-	} {
-		if err := wait(); err != nil {
-			return err
-		}
-	}
-	fmt.Fprintf(os.Stderr, "   read models of %d events in %s\n", head.Position, time.Since(began).Round(time.Second))
 	if err := vacuum(ctx, l.owner); err != nil {
 		return err
 	}
