@@ -228,24 +228,24 @@ func (r *rows) replaced(of ref, v version, to int64) {
 
 // take hands over what has changed, to be written, and begins a batch. Rows that weren't asked for lately are forgotten
 // when there are too many, but never one that isn't written yet: what a table says of it is old.
-func (r *rows) take(tables []string) map[string]*tableChanges {
+func (r *rows) take(tables []string) (batch int64, changes map[string]*tableChanges) {
 	fresh := map[string]int{}
 	for _, of := range r.dirty {
 		if r.states[of].fresh {
 			fresh[of.table]++
 		}
 	}
-	out := map[string]*tableChanges{}
+	changes = map[string]*tableChanges{}
 	for _, t := range tables {
-		out[t] = &tableChanges{&columns{}, newCopier(), r.past[t]}
+		changes[t] = &tableChanges{&columns{}, newCopier(), r.past[t]}
 		delete(r.past, t)
 	}
 	for _, of := range r.dirty {
 		s := r.states[of]
 		if s.fresh && fresh[of.table] >= manyRows {
-			out[of.table].added.now(of.key, s.now)
+			changes[of.table].added.now(of.key, s.now)
 		} else {
-			out[of.table].changed.add(of.key, s.now)
+			changes[of.table].changed.add(of.key, s.now)
 		}
 		s.fresh, s.changed = false, false
 	}
@@ -259,7 +259,7 @@ func (r *rows) take(tables []string) map[string]*tableChanges {
 		}
 	}
 	r.batch++
-	return out
+	return r.batch - 1, changes
 }
 
 // stand says that the changes of a batch, and of all before it, stand in the tables.

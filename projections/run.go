@@ -255,7 +255,8 @@ func (r *run) step(ctx context.Context, w work) (c *changes, rest *work, err err
 		return nil, nil, stopped // nothing was done: what the checkpoint says of the stop may stay
 	}
 	r.applied = to
-	c = &changes{batch: r.rows.batch, to: to, skipped: w.skipped, tables: r.rows.take(r.at.tables)}
+	c = &changes{to: to, skipped: w.skipped}
+	c.batch, c.tables = r.rows.take(r.at.tables)
 	if rest == nil && stopped != nil {
 		return c, nil, stopped
 	}
