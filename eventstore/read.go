@@ -193,7 +193,13 @@ func (f Filter) conditions(after, until int64) (c conditions) {
 	if len(f.Types) > 0 {
 		c.and("type = ANY (?)", f.Types)
 	}
-	if f.Streams != "" { // a range, for the index: U+10FFFF comes after all that is in use
+	switch _, of, _ := strings.Cut(f.Streams, "/"); {
+	case f.Streams == "":
+	case of == "":
+		// All streams of a kind: not by the index of streams, which a planner without good statistics likes. It would sort
+		// all that is left of the log for each page.
+		c.and("left(stream, length(?)) = ?", f.Streams)
+	default: // a range, for the index: U+10FFFF comes after all that is in use
 		c.and(`stream >= ? AND stream < ? || U&'\+10FFFF'`, f.Streams)
 	}
 	if f.Correlation != "" {

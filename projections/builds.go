@@ -10,41 +10,41 @@ import (
 // Build is a row of the read model builds. Times are those of recording, which never go back; a zero time says that
 // it hasn't happened.
 type Build struct {
-	ID          domain.BuildID
-	Project     domain.ProjectID
-	ProjectName string
-	Push        domain.PushID
-	Repository  string // empty: the built-in git remote
-	Ref         string
-	Branch      string
-	Commit      string
-	Services    []domain.ServiceID // that share the image
-	Dockerfile  string             // within the repository
+	ID          domain.BuildID     `json:",omitzero"`
+	Project     domain.ProjectID   `json:",omitzero"`
+	ProjectName string             `json:",omitzero"`
+	Push        domain.PushID      `json:",omitzero"`
+	Repository  string             `json:",omitzero"` // empty: the built-in git remote
+	Ref         string             `json:",omitzero"`
+	Branch      string             `json:",omitzero"`
+	Commit      string             `json:",omitzero"`
+	Services    []domain.ServiceID `json:",omitzero"` // that share the image
+	Dockerfile  string             `json:",omitzero"` // within the repository
 
-	Phase    domain.Phase
-	Attempts int              // so far
-	Attempt  domain.AttemptID // the newest
-	Worker   domain.WorkerID  // of the newest attempt
+	Phase    domain.Phase     `json:",omitzero"`
+	Attempts int              `json:",omitzero"` // so far
+	Attempt  domain.AttemptID `json:",omitzero"` // the newest
+	Worker   domain.WorkerID  `json:",omitzero"` // of the newest attempt
 
-	Image     string // repository, without tag
-	Tag       string
-	Reference string // by digest; empty until it is pushed
-	Digest    string
-	Platforms []string
-	SizeBytes int64
+	Image     string   `json:",omitzero"` // repository, without tag
+	Tag       string   `json:",omitzero"`
+	Reference string   `json:",omitzero"` // by digest; empty until it is pushed
+	Digest    string   `json:",omitzero"`
+	Platforms []string `json:",omitzero"`
+	SizeBytes int64    `json:",omitzero"`
 
-	Steps  int    // of the Dockerfile, done in the newest attempt, cached ones among them
-	Cached int    // of these
-	Step   string // done last
+	Steps  int    `json:",omitzero"` // of the Dockerfile, done in the newest attempt, cached ones among them
+	Cached int    `json:",omitzero"` // of these
+	Step   string `json:",omitzero"` // done last
 
-	Diagnosis    *domain.Diagnosis
-	SupersededBy domain.BuildID
+	Diagnosis    *domain.Diagnosis `json:",omitzero"`
+	SupersededBy domain.BuildID    `json:",omitzero"`
 
-	Position     int64 // of its first event
-	RequestedAt  time.Time
-	WaitingSince time.Time // zero unless it waits for a worker
-	StartedAt    time.Time // of the newest attempt
-	FinishedAt   time.Time
+	Position     int64     `json:",omitzero"` // of its first event
+	RequestedAt  time.Time `json:",omitzero"`
+	WaitingSince time.Time `json:",omitzero"` // zero unless it waits for a worker
+	StartedAt    time.Time `json:",omitzero"` // of the newest attempt
+	FinishedAt   time.Time `json:",omitzero"`
 }
 
 var builds = kind[Build]{"builds", func(b Build) index {
@@ -52,7 +52,7 @@ var builds = kind[Build]{"builds", func(b Build) index {
 }}
 
 var buildsProjection = &projection{
-	name: "builds", version: 1, streams: []string{"build"}, tables: []string{builds.table},
+	name: "builds", version: 2, streams: []string{"build"}, tables: []string{builds.table},
 	apply: func(r *rows, rec domain.Recorded, e domain.Event) {
 		key := subject(rec.Stream)
 		if e, ok := e.(domain.BuildRequested); ok {

@@ -8,41 +8,41 @@ import (
 
 // Deployment is a row of the read model deployments. Times as in Build.
 type Deployment struct {
-	ID              domain.DeploymentID
-	Project         domain.ProjectID
-	ProjectName     string
-	Environment     domain.EnvironmentID
-	EnvironmentName string
-	Namespace       string
-	Service         domain.ServiceID
-	ServiceName     string
-	Release         domain.Release
-	Reason          string // "push", "manual", "rollback"
+	ID              domain.DeploymentID  `json:",omitzero"`
+	Project         domain.ProjectID     `json:",omitzero"`
+	ProjectName     string               `json:",omitzero"`
+	Environment     domain.EnvironmentID `json:",omitzero"`
+	EnvironmentName string               `json:",omitzero"`
+	Namespace       string               `json:",omitzero"`
+	Service         domain.ServiceID     `json:",omitzero"`
+	ServiceName     string               `json:",omitzero"`
+	Release         domain.Release       `json:",omitzero"`
+	Reason          string               `json:",omitzero"` // "push", "manual", "rollback"
 
-	Phase    domain.Phase
-	Attempts int
-	Attempt  domain.AttemptID
-	Worker   domain.WorkerID
-	Running  bool // an attempt is under way
-	Undoing  bool // it has failed, and is being rolled back
+	Phase    domain.Phase     `json:",omitzero"`
+	Attempts int              `json:",omitzero"`
+	Attempt  domain.AttemptID `json:",omitzero"`
+	Worker   domain.WorkerID  `json:",omitzero"`
+	Running  bool             `json:",omitzero"` // an attempt is under way
+	Undoing  bool             `json:",omitzero"` // it has failed, and is being rolled back
 
-	Progress Progress            // as the cluster showed it last
-	Behind   domain.DeploymentID // that has the slot while this one waits for it
-	Previous *domain.Release     // that served when it started
+	Progress Progress            `json:",omitzero"` // as the cluster showed it last
+	Behind   domain.DeploymentID `json:",omitzero"` // that has the slot while this one waits for it
+	Previous *domain.Release     `json:",omitzero"` // that served when it started
 
-	Diagnosis         *domain.Diagnosis
-	RollbackDiagnosis *domain.Diagnosis
-	Digest            string // as the pods run it
-	Address           string // within the cluster; empty until it has succeeded
-	Trailing          int    // old pods that were still ending when it succeeded
-	SupersededBy      domain.DeploymentID
+	Diagnosis         *domain.Diagnosis   `json:",omitzero"`
+	RollbackDiagnosis *domain.Diagnosis   `json:",omitzero"`
+	Digest            string              `json:",omitzero"` // as the pods run it
+	Address           string              `json:",omitzero"` // within the cluster; empty until it has succeeded
+	Trailing          int                 `json:",omitzero"` // old pods that were still ending when it succeeded
+	SupersededBy      domain.DeploymentID `json:",omitzero"`
 
-	Position     int64 // of its first event
-	RequestedAt  time.Time
-	WaitingSince time.Time
-	StartedAt    time.Time
-	Deadline     time.Time // for the verdict
-	FinishedAt   time.Time
+	Position     int64     `json:",omitzero"` // of its first event
+	RequestedAt  time.Time `json:",omitzero"`
+	WaitingSince time.Time `json:",omitzero"`
+	StartedAt    time.Time `json:",omitzero"`
+	Deadline     time.Time `json:",omitzero"` // for the verdict
+	FinishedAt   time.Time `json:",omitzero"`
 }
 
 // Progress counts pods.
@@ -64,7 +64,7 @@ func slotKey(e domain.EnvironmentID, s domain.ServiceID) string {
 }
 
 var deploymentsProjection = &projection{
-	name: "deployments", version: 1, streams: []string{"deployment"}, tables: []string{deployments.table},
+	name: "deployments", version: 2, streams: []string{"deployment"}, tables: []string{deployments.table},
 	apply: func(r *rows, rec domain.Recorded, e domain.Event) {
 		key := subject(rec.Stream)
 		if e, ok := e.(domain.DeploymentRequested); ok {

@@ -143,7 +143,7 @@ func TestTheLogHasTheLastWordOnWhatIsLeftOut(t *testing.T) {
 	}
 	// Whoever decided it was frozen until the event was applied after all.
 	_, err := w.commands.Execute(t.Context(), skip("too late")(domain.StoppedProjection{
-		Projection: "builds", Version: 1, Event: uuid.NewString(), Position: applied.Position,
+		Projection: "builds", Version: 2, Event: uuid.NewString(), Position: applied.Position,
 	}), commands.Meta{CommandID: uuid.NewString(), Actor: "act_1", At: w.now})
 	must(t, err)
 	until(t, func() bool { return slices.Equal(statusOf(t, p, "builds").Skipped, []int64{applied.Position}) })

@@ -89,8 +89,8 @@ func TestVerifyFindsWhatSomebodyChanged(t *testing.T) {
 	running(t, p.Run)
 	w.same(t, p, p.Names()...)
 	for _, statement := range []string{
-		`UPDATE projections.builds_v1 SET row = replace(row::text, 'succeeded', 'failed')::json`,
-		`DELETE FROM projections.builds_v1_history WHERE from_position = (SELECT min(from_position) FROM projections.builds_v1_history)`,
+		`UPDATE projections.builds_v2 SET row = replace(row::text, 'succeeded', 'failed')::json`,
+		`DELETE FROM projections.builds_v2_history WHERE from_position = (SELECT min(from_position) FROM projections.builds_v2_history)`,
 	} {
 		_, err := w.owner.Exec(t.Context(), statement)
 		must(t, err)
@@ -127,7 +127,7 @@ func TestTwoVersionsOfAProjectionLiveSideBySideAndTheOldOneIsDropped(t *testing.
 	store := w.open()
 	config = w.config(store)
 	config.Unused = 600 * time.Millisecond
-	fresh, err := projections.NewVersion(config, "builds", 2)
+	fresh, err := projections.NewVersion(config, "builds", 3)
 	must(t, err)
 	if got := unready(t, fresh); !cmp.Equal(got, []string{"builds"}) {
 		t.Errorf("before it was built: not ready are %q, want builds", got)
@@ -144,11 +144,11 @@ func TestTwoVersionsOfAProjectionLiveSideBySideAndTheOldOneIsDropped(t *testing.
 		must(t, w.owner.QueryRow(t.Context(), "SELECT to_regclass('projections.'||$1) IS NOT NULL", table).Scan(&is))
 		return is
 	}
-	if !exists("builds_v1") || !exists("builds_v2_history") {
+	if !exists("builds_v2") || !exists("builds_v3_history") {
 		t.Error("a version has no tables while it is used")
 	}
 	stop()
-	until(t, func() bool { return !exists("builds_v1") && !exists("builds_v1_history") })
+	until(t, func() bool { return !exists("builds_v2") && !exists("builds_v2_history") })
 	if !exists("timeline_v1") {
 		t.Error("tables that are used were dropped too")
 	}

@@ -37,28 +37,28 @@ func fills() []fill {
 	at := time.Date(2026, 11, 24, 2, 0, 0, 0, time.UTC)
 	release := domain.Release{ID: "rel_1", Build: "bld_1", Commit: strings.Repeat("c", 40), Image: "reg/app@sha256:" + strings.Repeat("d", 64)}
 	return []fill{
-		{"projects", "'prj_' || i", "'prj_' || i", "'app-' || i", "i", manyProjects, 50, manyEvents - manyProjects, projections.Project{
+		{"projects_v1", "'prj_' || i", "'prj_' || i", "'app-' || i", "i", manyProjects, 50, manyEvents - manyProjects, projections.Project{
 			Project: domain.Project{
 				ID: "KEY", Name: "app", Services: []domain.Service{{ID: "svc_1", Name: "app", Spec: domain.DefaultSpec()}},
 				Environments: []domain.Environment{{ID: "env_1", Name: "production"}},
 			},
 		}},
-		{"environments", "'env_' || i || '/svc_1'", "'prj_' || i", "'env_' || i", "manyProjects + i", manyProjects, 100, manyEvents - 2*manyProjects, projections.Slot{
+		{"environments_v1", "'env_' || i || '/svc_1'", "'prj_' || i", "'env_' || i", "manyProjects + i", manyProjects, 100, manyEvents - 2*manyProjects, projections.Slot{
 			Project: "prj_1", Environment: "env_1", Service: "svc_1", Release: &release, Deployment: "dep_8", Latest: "dep_9",
 		}},
-		{"builds", "'bld_' || i", ofProject, "md5(i::text)", "i * 120", manyBuilds, 12, 600_000, projections.Build{
+		{"builds_v2", "'bld_' || i", ofProject, "md5(i::text)", "i * 120", manyBuilds, 12, 600_000, projections.Build{
 			ID: "KEY", Project: "prj_1", ProjectName: "app", Commit: strings.Repeat("c", 40), Phase: domain.Succeeded, Image: "reg/app",
 			Reference: release.Image, Step: "[2/5] RUN make", RequestedAt: at, StartedAt: at, FinishedAt: at,
 		}},
-		{"deployments", "'dep_' || i", ofProject, "'env_' || (CASE WHEN i % 4 = 0 THEN 1 ELSE 1 + i % 2000 END) || '/svc_1'", "i * 120 + 50", manyBuilds, 10, 600_000, projections.Deployment{
+		{"deployments_v2", "'dep_' || i", ofProject, "'env_' || (CASE WHEN i % 4 = 0 THEN 1 ELSE 1 + i % 2000 END) || '/svc_1'", "i * 120 + 50", manyBuilds, 10, 600_000, projections.Deployment{
 			ID: "KEY", Project: "prj_1", ProjectName: "app", EnvironmentName: "production", ServiceName: "app", Release: release, Reason: "push",
 			Phase: domain.Succeeded, Address: "app.svc:80", RequestedAt: at, StartedAt: at, FinishedAt: at,
 		}},
-		{"pushes", "'psh_' || i", ofProject, "CASE WHEN i % 5 = 0 THEN 'ignored' ELSE '' END", "i * 120 - 10", manyBuilds, 12, 600_000, projections.Push{
+		{"pushes_v1", "'psh_' || i", ofProject, "CASE WHEN i % 5 = 0 THEN 'ignored' ELSE '' END", "i * 120 - 10", manyBuilds, 12, 600_000, projections.Push{
 			ID: "KEY", Project: "prj_1", Source: "github", Ref: "refs/heads/main", Branch: "main", Commit: strings.Repeat("c", 40), Status: projections.PushLive,
 			Builds: []projections.PushBuild{{ID: "bld_1", Phase: domain.Succeeded}}, Deployments: []projections.PushDeployment{{ID: "dep_1"}},
 		}},
-		{"timeline", "i", ofProject, "'psh_' || (i / 25)", "(i / 25) * 120 + i % 25", 25 * 10_000, 1, 1000, projections.Entry{
+		{"timeline_v1", "i", ofProject, "'psh_' || (i / 25)", "(i / 25) * 120 + i % 25", 25 * 10_000, 1, 1000, projections.Entry{
 			ID: "KEY", Push: "psh_1", Type: "LayerBuilt", Text: "Built: [2/5] RUN make (1.2 s)", At: at,
 		}},
 	}
@@ -71,16 +71,16 @@ func (f fill) write(ctx context.Context, w *world) error {
 	}
 	begin := strings.ReplaceAll(f.begin, "manyProjects", strconv.Itoa(manyProjects))
 	step := f.span / (f.versions + 1)
-	_, err = w.owner.Exec(ctx, fmt.Sprintf(`INSERT INTO projections.%s_v1_history (key, project, lookup, place, from_position, to_position, row)
+	_, err = w.owner.Exec(ctx, fmt.Sprintf(`INSERT INTO projections.%s_history (key, project, lookup, place, from_position, to_position, row)
 		SELECT %s, %s, %s, %s, %[5]s + (v - 1) * %[6]d, %[5]s + v * %[6]d, replace($1, 'KEY', (%[2]s)::text)::json
 		FROM generate_series(1, %[7]d) i, generate_series(1, %[8]d) v`, f.table, f.key, f.project, f.lookup, begin, step, f.rows, f.versions), string(doc))
 	if err == nil {
-		_, err = w.owner.Exec(ctx, fmt.Sprintf(`INSERT INTO projections.%s_v1 (key, project, lookup, place, from_position, row)
+		_, err = w.owner.Exec(ctx, fmt.Sprintf(`INSERT INTO projections.%s (key, project, lookup, place, from_position, row)
 			SELECT %s, %s, %s, %s, %[5]s + %[6]d, replace($1, 'KEY', (%[2]s)::text)::json FROM generate_series(1, %[7]d) i`,
 			f.table, f.key, f.project, f.lookup, begin, step*f.versions, f.rows), string(doc))
 	}
 	if err == nil {
-		_, err = w.owner.Exec(ctx, fmt.Sprintf("VACUUM ANALYZE projections.%[1]s_v1, projections.%[1]s_v1_history", f.table))
+		_, err = w.owner.Exec(ctx, fmt.Sprintf("VACUUM ANALYZE projections.%[1]s, projections.%[1]s_history", f.table))
 	}
 	if err != nil {
 		return fmt.Errorf("fill %s: %w", f.table, err)
