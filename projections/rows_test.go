@@ -1,7 +1,7 @@
 package projections
 
 import (
-	"fmt"
+	"strconv"
 	"testing"
 
 	"github.com/pipeops/pipeops/domain"
@@ -12,7 +12,7 @@ func TestRowsStayInMemoryUntilTheyAreWritten(t *testing.T) {
 	r := newRows()
 	for i := range maxRows + 1 {
 		r.at, r.writes = int64(i+1), r.writes[:0]
-		builds.add(r, fmt.Sprint(i), Build{ID: domain.BuildID(fmt.Sprint(i))})
+		builds.add(r, strconv.Itoa(i), Build{ID: domain.BuildID(strconv.Itoa(i))})
 		r.keep()
 	}
 	first, _ := r.take([]string{builds.table})

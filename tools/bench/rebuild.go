@@ -78,7 +78,7 @@ func (l *log) buildReadModels(ctx context.Context) (p *projections.Projector, st
 	go func() { ended <- p.Run(running) }()
 	stop = func() {
 		end(nil)
-		<-ended // it returns nil
+		_ = <-ended // it returns nil
 	}
 	began, told := time.Now(), time.Now()
 	for {
