@@ -25,6 +25,9 @@ type lossy struct {
 	before func() // called before the cut, while the client waits; nil: nothing
 	lost   atomic.Int64
 
+	down   atomic.Bool // nobody is let through
+	turned atomic.Int64
+
 	mu    sync.Mutex
 	conns map[net.Conn]bool
 }
@@ -63,6 +66,10 @@ func newLossy(t *testing.T, server string) (*lossy, string) {
 
 func (l *lossy) pass(client net.Conn) {
 	defer client.Close() //nolint:errcheck // cut on purpose
+	if l.down.Load() {
+		l.turned.Add(1)
+		return
+	}
 	server, err := (&net.Dialer{}).DialContext(context.Background(), "tcp", l.server.Load().(string))
 	if err != nil {
 		return

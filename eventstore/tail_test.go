@@ -297,3 +297,26 @@ func TestAcceptance11_WhoFollowsALogThatLostItsTailIsTold(t *testing.T) {
 		})
 	}
 }
+
+func TestASubscriberThatMeetsAnOutageGoesOnThoughNothingNewComes(t *testing.T) {
+	t.Parallel()
+	s := setup(t)
+	storetest.Fill(t, s.Store, 20)
+	proxy, address := newLossy(t, s.app)
+	store := (&bundle{app: address}).open(t, eventstore.Config{PollInterval: 20 * time.Millisecond})
+	run(t, store)
+	storetest.Take(t, store, domain.Cursor{}, eventstore.Filter{}, 20)
+	proxy.down.Store(true)
+	proxy.cut()
+	done := make(chan int, 1)
+	go func() {
+		seen, _ := storetest.Take(t, store, domain.Cursor{}, eventstore.Filter{}, 20)
+		done <- len(seen)
+	}()
+	turned := proxy.turned.Load()
+	until(t, "connections are turned away", func() bool { return proxy.turned.Load() > turned+10 })
+	proxy.down.Store(false)
+	if n := <-done; n != 20 {
+		t.Errorf("%d events, want 20", n)
+	}
+}

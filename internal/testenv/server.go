@@ -97,7 +97,7 @@ func giveTo(like, folder string) error {
 	}
 	owner := info.Sys().(*syscall.Stat_t)
 	return filepath.WalkDir(folder, func(path string, _ fs.DirEntry, err error) error {
-		return errors.Join(err, os.Lchown(path, int(owner.Uid), int(owner.Gid)))
+		return errors.Join(err, os.Lchown(path, int(owner.Uid), int(owner.Gid))) //nolint:gosec // a folder of the test's own
 	})
 }
 
