@@ -129,7 +129,12 @@ func TestAnEventWakesOnlyThoseThatItIsFor(t *testing.T) {
 	}
 	storetest.MustAppend(t, store, storetest.One("build/2", 0, of("prj_mine")...))
 	for range 2 {
-		g := <-batches
+		var g got
+		select {
+		case g = <-batches:
+		case <-ctx.Done():
+			t.Fatal("nobody was woken")
+		}
 		if g.filter > 1 || len(g.batch.Events) != 1 || g.batch.Cursor.Position != idle+2 || g.batch.Events[0].ProjectID != "prj_mine" {
 			t.Errorf("subscriber %d got %+v", g.filter, g.batch)
 		}
