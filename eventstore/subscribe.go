@@ -21,8 +21,14 @@ type Batch struct {
 //
 // *LogForkedError and *CursorAheadError end it; an outage of the database does not.
 func (s *Store) Subscribe(ctx context.Context, after domain.Cursor, filter Filter) iter.Seq2[Batch, error] {
+	return s.SubscribeBeat(ctx, after, filter, nil)
+}
+
+// SubscribeBeat is Subscribe that also gives an empty batch, with a cursor that may be known, at each beat that it waits
+// at: whoever has to do something every while needs no goroutine beside it.
+func (s *Store) SubscribeBeat(ctx context.Context, after domain.Cursor, filter Filter, beat <-chan time.Time) iter.Seq2[Batch, error] {
 	return func(yield func(Batch, error) bool) {
-		r := reader{store: s, filter: filter, cursor: after, seen: after, checked: -1}
+		r := reader{store: s, filter: filter, beat: beat, cursor: after, seen: after, checked: -1}
 		for {
 			batch, err := r.next(ctx)
 			if context.Cause(ctx) != nil || !yield(batch, err) || err != nil {
@@ -36,6 +42,7 @@ func (s *Store) Subscribe(ctx context.Context, after domain.Cursor, filter Filte
 type reader struct {
 	store   *Store
 	filter  Filter
+	beat    <-chan time.Time
 	cursor  domain.Cursor // up to here the subscriber knows all
 	seen    domain.Cursor // at or after cursor: nothing between them is for it
 	checked int           // view.restored for which the cursor is known to be good
@@ -63,6 +70,9 @@ func (r *reader) next(ctx context.Context) (Batch, error) {
 		case <-ctx.Done():
 			r.store.hub.leave(w)
 			return Batch{}, context.Cause(ctx)
+		case <-r.beat:
+			r.store.hub.leave(w)
+			return Batch{Cursor: r.cursor}, nil
 		case <-woken:
 			r.seen = w.seen
 		}

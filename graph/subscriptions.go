@@ -19,69 +19,39 @@ func (r *Resolver) events(ctx context.Context, after domain.Cursor, f projection
 	if err := r.config.Queries.Check(ctx, after); err != nil {
 		return nil, err // a cursor of another log is told at once
 	}
-	batches, failed := make(chan projections.EventBatch), make(chan error, 1)
-	go func() {
-		defer close(batches)
-		for b, err := range r.config.Queries.Follow(ctx, after, f) {
-			if err != nil {
-				failed <- err
-				return
-			}
-			select {
-			case batches <- b:
-			case <-ctx.Done():
-				return
-			}
-		}
-	}()
 	out := make(chan *model.EventBatch)
 	go func() {
 		defer close(out)
-		r.forward(ctx, after, batches, out)
-		for range batches { // until the reader has gone as well
-		}
-		select {
-		case err := <-failed:
+		if err := r.forward(ctx, after, f, out); err != nil {
 			r.fail(ctx, err)
-		default:
 		}
 	}()
 	return out, nil
 }
 
 // forward hands batches on as they come, and every while the cursor, when only events that the filter leaves out have
-// moved it.
-func (r *Resolver) forward(ctx context.Context, after domain.Cursor, batches <-chan projections.EventBatch, out chan<- *model.EventBatch) {
+// moved it. It is the one goroutine of a subscriber: what each of a thousand has counts.
+func (r *Resolver) forward(ctx context.Context, after domain.Cursor, f projections.EventFilter, out chan<- *model.EventBatch) error {
+	told, at := after, time.Now()
 	beat := time.NewTicker(r.config.Heartbeat)
 	defer beat.Stop()
-	at, told := after, after
-	for {
-		var events []domain.Recorded
-		select {
-		case <-ctx.Done():
-			return
-		case b, open := <-batches:
-			if !open {
-				return
-			}
-			at = b.Cursor
-			events = visible(ctx, r, b.Events, func(e domain.Recorded) domain.ProjectID { return e.ProjectID })
-			if len(events) == 0 {
-				continue
-			}
-		case <-beat.C:
-			if at == told {
-				continue
-			}
+	for b, err := range r.config.Queries.Follow(ctx, after, f, beat.C) {
+		if err != nil {
+			return err
+		}
+		events := visible(ctx, r, b.Events, func(e domain.Recorded) domain.ProjectID { return e.ProjectID })
+		if len(events) == 0 && (b.Cursor == told || time.Since(at) < r.config.Heartbeat/2) {
+			continue
 		}
 		select {
-		case out <- &model.EventBatch{Events: model.Events(events), Cursor: at, Head: r.head(ctx, at)}:
-			told = at
-			sessionOf(ctx).hand(at)
+		case out <- &model.EventBatch{Events: model.Events(events), Cursor: b.Cursor, Head: r.head(ctx, b.Cursor)}:
+			told, at = b.Cursor, time.Now()
+			sessionOf(ctx).hand(b.Cursor)
 		case <-ctx.Done():
-			return
+			return nil
 		}
 	}
+	return nil
 }
 
 // head is the newest event's cursor, or at least what was seen.

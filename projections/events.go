@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"time"
 
 	"github.com/pipeops/pipeops/domain"
 	"github.com/pipeops/pipeops/eventstore"
@@ -90,9 +91,11 @@ func (q *Queries) Events(ctx context.Context, after domain.Cursor, f EventFilter
 
 // Follow gives all events after a cursor, from the database and then live, for as long as ctx lives; batches without
 // events tell that others were seen. Cut it anywhere, and go on from the last batch's cursor. *CursorError ends it.
-func (q *Queries) Follow(ctx context.Context, after domain.Cursor, f EventFilter) iter.Seq2[EventBatch, error] {
+//
+// At each beat it gives an empty batch as well.
+func (q *Queries) Follow(ctx context.Context, after domain.Cursor, f EventFilter, beat <-chan time.Time) iter.Seq2[EventBatch, error] {
 	return func(yield func(EventBatch, error) bool) {
-		for b, err := range q.p.config.Store.Subscribe(ctx, after, f.store()) {
+		for b, err := range q.p.config.Store.SubscribeBeat(ctx, after, f.store(), beat) {
 			if !yield(EventBatch{b.Events, b.Cursor}, readable(err)) {
 				return
 			}
