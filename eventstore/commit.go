@@ -43,8 +43,6 @@ type committer struct {
 }
 
 func newCommitter(config Config, settings *pgx.ConnConfig, committed func(domain.Cursor)) *committer {
-	settings = settings.Copy()
-	settings.RuntimeParams["plan_cache_mode"] = "force_generic_plan" // planning anew for each batch's arrays costs more than it gains
 	return &committer{
 		config: config, settings: settings, committed: committed,
 		wake: make(chan struct{}, 1), closing: make(chan struct{}), done: make(chan struct{}), turn: make(chan struct{}, 1),
@@ -62,7 +60,7 @@ func (c *committer) do(ctx context.Context, r *request) (Appended, error) {
 	c.mu.Unlock()
 	select {
 	case c.turn <- struct{}{}:
-		c.lead(ctx)
+		c.lead(ctx, r)
 	default: // whoever has the turn looks at the queue after it
 	}
 	select {
@@ -114,19 +112,25 @@ func (c *committer) run(ctx context.Context) {
 	c.disconnect(ctx)
 }
 
-// lead sends one batch in its caller's own goroutine and time. What doesn't go through at once is left to run.
-func (c *committer) lead(ctx context.Context) {
-	defer c.yield()
-	batch := c.take()
-	if len(batch) == 0 {
-		return
+// lead sends a request in its caller's own goroutine and time, if it is the only one. All else, and what doesn't go
+// through at once, is left to run: a caller that gives up costs the connection, which no other should pay for.
+func (c *committer) lead(ctx context.Context, r *request) {
+	sound := false
+	defer func() {
+		if !sound { // it panics
+			c.disconnect(ctx)
+		}
+		c.yield()
+	}()
+	if batch := c.take(); len(batch) != 1 || batch[0] != r {
+		c.putBack(batch)
+	} else if answers, head, err := c.try(ctx, batch); err == nil {
+		c.answer(batch, answers, head)
+	} else {
+		r.sent = err
+		c.putBack(batch)
 	}
-	answers, head, err := c.try(ctx, batch)
-	if err != nil {
-		c.putBack(batch, err)
-		return
-	}
-	c.answer(batch, answers, head)
+	sound = true
 }
 
 // yield gives the turn away, to run when something waits.
@@ -143,11 +147,8 @@ func (c *committer) queued() int {
 	return len(c.queue)
 }
 
-// putBack queues again, first of all, a batch of which nobody knows whether it went through.
-func (c *committer) putBack(batch []*request, err error) {
-	for _, r := range batch {
-		r.sent = err
-	}
+// putBack queues a batch again, before all others.
+func (c *committer) putBack(batch []*request) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.queue = append(batch, c.queue...)
@@ -302,6 +303,11 @@ func (c *committer) try(ctx context.Context, batch []*request) (answers []answer
 	if c.conn == nil {
 		if c.conn, err = pgx.ConnectConfig(ctx, c.settings); err != nil {
 			c.conn = nil
+			return nil, head, fmt.Errorf("connect: %w", err)
+		}
+		// Planning anew for each batch's arrays costs more than it gains. No parameter of the connection: poolers refuse those.
+		if _, err = c.conn.Exec(ctx, "SET plan_cache_mode = force_generic_plan"); err != nil {
+			c.disconnect(ctx)
 			return nil, head, fmt.Errorf("connect: %w", err)
 		}
 	}

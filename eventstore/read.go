@@ -20,6 +20,9 @@ const (
 	fewEvents  = 16      // that a page has which isn't full, mostly
 )
 
+// denseKinds of streams are those that each push adds to.
+var denseKinds = []string{"push/", "ref/", "build/", "slot/", "deployment/"}
+
 // Filter picks events. An empty field lets everything through.
 type Filter struct {
 	Projects    []domain.ProjectID // any of them; events of no project are let through only when it is nil
@@ -193,11 +196,11 @@ func (f Filter) conditions(after, until int64) (c conditions) {
 	if len(f.Types) > 0 {
 		c.and("type = ANY (?)", f.Types)
 	}
-	switch _, of, _ := strings.Cut(f.Streams, "/"); {
+	switch {
 	case f.Streams == "":
-	case of == "":
-		// All streams of a kind: not by the index of streams, which a planner without good statistics likes. It would sort
-		// all that is left of the log for each page.
+	case slices.Contains(denseKinds, f.Streams):
+		// Not by the index of streams, which a planner without good statistics likes: it would sort all that is left of the
+		// log for each page.
 		c.and("left(stream, length(?)) = ?", f.Streams)
 	default: // a range, for the index: U+10FFFF comes after all that is in use
 		c.and(`stream >= ? AND stream < ? || U&'\+10FFFF'`, f.Streams)

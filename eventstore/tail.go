@@ -158,7 +158,6 @@ func (s *Store) notifyOthers(ctx context.Context) {
 			return
 		case <-s.hub.notify:
 		}
-		// A hint isn't worth a flush.
 		_, err := s.pool.Exec(ctx, "SELECT pg_notify('"+channel+"', coalesce(max(position), 0)::text) FROM pipeops.events")
 		if err != nil && context.Cause(ctx) == nil {
 			s.config.Log.DebugContext(ctx, "a hint was not sent", "err", err)

@@ -284,7 +284,8 @@ func (r *run) write(ctx context.Context, c *changes) error {
 // this run left it. What is left out of the log can't change from here to the commit: see WhileStopped.
 //
 // A commit isn't waited for until it is on the disk: after a crash of the database rows and checkpoint go back together.
-// A process that freezes in the middle doesn't hold up the next leader for long.
+// A process that freezes in the middle doesn't hold up the next leader for long, but for one case: frozen within a COPY
+// it does so until it wakes or dies, and /readyz names the projection meanwhile.
 func (r *run) move(ctx context.Context, tx pgx.Tx, to domain.Cursor, skipped []int64) error {
 	batch := &pgx.Batch{}
 	batch.Queue("SELECT set_config('synchronous_commit', 'off', true), set_config('idle_in_transaction_session_timeout', '10s', true)")
