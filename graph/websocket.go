@@ -154,7 +154,7 @@ func (s sockets) Accept(w http.ResponseWriter, r *http.Request, _ transport.Webs
 	if err != nil {
 		return nil, err
 	}
-	c := &socket{conn: conn, config: s.config, session: sessionOf(r.Context()), byClient: map[string]string{}, byServer: map[string]string{}}
+	c := &socket{conn: conn, config: s.config, session: sessionOf(r.Context()), byClient: map[string]string{}, byServer: map[string]string{}, ended: make(chan struct{}, 1)}
 	c.session.open(c)
 	return c, nil
 }
@@ -174,6 +174,7 @@ type socket struct {
 	silence  *time.Timer
 	closed   bool
 	done     chan struct{} // of the closing handshake
+	ended    chan struct{} // 1: an operation has come to its end
 }
 
 // frame is a message of the protocol.
@@ -221,7 +222,7 @@ func (s *socket) received(f *frame) (pass bool, err error) {
 	}
 	s.mu.Lock()
 	greeted, ours := s.greeted, s.byClient[f.ID]
-	operations := len(s.byServer)
+	operations := len(s.byClient)
 	s.mu.Unlock()
 	switch f.Type {
 	case "connection_init":
@@ -239,7 +240,7 @@ func (s *socket) received(f *frame) (pass bool, err error) {
 			return refuse(closeBadMessage, "Invalid message received")
 		case ours != "":
 			return refuse(closeDuplicate, "Subscriber for "+clip(f.ID)+" already exists")
-		case operations >= s.config.Operations:
+		case operations >= s.config.Operations || !s.awaitRoom():
 			return false, s.tooMany(f.ID)
 		}
 		f.ID = s.begin(f.ID)
@@ -259,6 +260,26 @@ func (s *socket) received(f *frame) (pass bool, err error) {
 		return refuse(closeBadMessage, "Invalid message received")
 	}
 	return true, nil
+}
+
+// awaitRoom waits for operations that the client has ended, and that still come to their end here: one that ends and
+// begins at once isn't refused, nor does it have more running than the cap.
+func (s *socket) awaitRoom() bool {
+	timer := time.NewTimer(s.config.Write)
+	defer timer.Stop()
+	for {
+		s.mu.Lock()
+		running := len(s.byServer)
+		s.mu.Unlock()
+		if running < s.config.Operations {
+			return true
+		}
+		select {
+		case <-s.ended:
+		case <-timer.C:
+			return false
+		}
+	}
 }
 
 func (s *socket) begin(client string) (ours string) {
@@ -305,6 +326,10 @@ func (s *socket) rename(f *frame) (wanted bool) {
 	f.ID = s.byServer[ours]
 	if f.Type == "complete" || f.Type == "error" {
 		delete(s.byServer, ours)
+		select {
+		case s.ended <- struct{}{}:
+		default:
+		}
 		if f.ID != "" {
 			delete(s.byClient, f.ID)
 		}
