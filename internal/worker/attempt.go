@@ -163,7 +163,7 @@ func (a *Attempt) sendReports(ctx context.Context) {
 	const firstPause, longestPause = 100 * time.Millisecond, 2 * time.Second
 	pause := firstPause
 	unsent := func() bool { return a.sent < a.stored+int64(len(a.items)) }
-	for a.wait(ctx, unsent) == nil {
+	for a.wait(ctx, unsent) == nil && context.Cause(ctx) == nil {
 		r := a.report()
 		err := a.worker.cfg.Bus.PublishReport(ctx, r)
 		var large *bus.TooLargeError

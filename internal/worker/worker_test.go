@@ -600,6 +600,35 @@ func TestGraceLetsRunningAttemptsEnd(t *testing.T) {
 	})
 }
 
+func TestReportsOfAStoppedAttemptAreGivenUp(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var tries atomic.Int64
+		f := &faulty{Bus: bus.NewInProcess(bus.Config{}), report: func(bus.Report) (lose bool, err error) {
+			const most = 100 // of a try each 100 ms to 2 s
+			if tries.Add(1) > most {
+				return true, nil // or it goes on for ever
+			}
+			return false, bus.ErrUnavailable
+		}}
+		stopped := make(chan error, 1)
+		b := start(t, f, func(ctx context.Context, a *worker.Attempt) error {
+			a.Report(domain.LayerBuilt{})
+			err := hang(stopped)(ctx, a)
+			<-time.After(10 * time.Second) // that tidying up takes
+			return err
+		}, nil)
+		b.Await(t, b.want("bld_1"), workertest.Has[domain.BuildStarted])
+		b.Lose(func(bus.Answer) bool { return true })
+		<-stopped
+		before := tries.Load()
+		<-time.After(10 * time.Second)
+		if after := tries.Load(); after > before+1 { // one may have been under way
+			t.Errorf("%d tries to send what nobody wants any more", after-before)
+		}
+	})
+}
+
 func TestStopWithoutAControlPlaneEndsAllTheSame(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
