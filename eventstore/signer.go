@@ -122,11 +122,15 @@ func (s *Signer) Sign(ctx context.Context) (Head, error) {
 }
 
 func (s *Signer) sign(ctx context.Context) (Head, error) {
-	now, err := s.config.Store.Head(ctx)
+	newest, err := s.config.Store.NewestHead(ctx)
 	if err != nil {
 		return Head{}, err
 	}
-	newest, err := s.config.Store.NewestHead(ctx)
+	base, err := s.config.Store.newestHolding(ctx)
+	if err != nil {
+		return Head{}, err
+	}
+	now, err := s.config.Store.Head(ctx) // after the heads: another process may be signing what has just come
 	if err != nil {
 		return Head{}, err
 	}
@@ -135,10 +139,6 @@ func (s *Signer) sign(ctx context.Context) (Head, error) {
 		return Head{}, &HeadConflictError{Epoch: newest.Epoch, Size: newest.Size, Position: now.Position + 1}
 	case newest.Epoch == now.LogEpoch && newest.Size == now.Position && s.tree != nil, now.Position == 0:
 		return newest, nil
-	}
-	base, err := s.config.Store.newestHolding(ctx)
-	if err != nil {
-		return Head{}, err
 	}
 	if err := s.open(ctx, base); err != nil {
 		return Head{}, err
