@@ -29,8 +29,9 @@ var errCommitTooLong = errors.New("no answer from the database for " + commitWit
 type committer struct {
 	config    Config
 	settings  *pgx.ConnConfig
-	committed func(head domain.Cursor) // called after each commit; must not block
-	wake      chan struct{}            // 1: that something waits is enough to know
+	hints     *hints
+	committed func()        // called after each commit; must not block
+	wake      chan struct{} // 1: that something waits is enough to know
 	closing   chan struct{}
 	done      chan struct{}
 	turn      chan struct{} // 1: who has put something in may use conn
@@ -42,9 +43,9 @@ type committer struct {
 	closed bool
 }
 
-func newCommitter(config Config, settings *pgx.ConnConfig, committed func(domain.Cursor)) *committer {
+func newCommitter(config Config, settings *pgx.ConnConfig, hints *hints, committed func()) *committer {
 	return &committer{
-		config: config, settings: settings, committed: committed,
+		config: config, settings: settings, hints: hints, committed: committed,
 		wake: make(chan struct{}, 1), closing: make(chan struct{}), done: make(chan struct{}), turn: make(chan struct{}, 1),
 	}
 }
@@ -124,8 +125,8 @@ func (c *committer) lead(ctx context.Context, r *request) {
 	}()
 	if batch := c.take(); len(batch) != 1 || batch[0] != r {
 		c.putBack(batch)
-	} else if answers, head, err := c.try(ctx, batch); err == nil {
-		c.answer(batch, answers, head)
+	} else if answers, err := c.try(ctx, batch); err == nil {
+		c.answer(batch, answers)
 	} else {
 		r.sent = err
 		c.putBack(batch)
@@ -233,9 +234,9 @@ func (f *footprint) add(r *request) (overlaps bool) {
 // an attempt that did succeed is then found by its ids.
 func (c *committer) commit(ctx context.Context, batch []*request) {
 	for backoff := firstBackoff; ; backoff = min(2*backoff, lastBackoff) {
-		answers, head, err := c.try(ctx, batch)
+		answers, err := c.try(ctx, batch)
 		if err == nil {
-			c.answer(batch, answers, head)
+			c.answer(batch, answers)
 			return
 		}
 		if c.conn != nil {
@@ -256,12 +257,12 @@ func (c *committer) commit(ctx context.Context, batch []*request) {
 	}
 }
 
-func (c *committer) answer(batch []*request, answers []answer, head domain.Cursor) {
+func (c *committer) answer(batch []*request, answers []answer) {
 	c.crowd = len(batch) + c.queued()
 	for i, r := range batch {
 		r.done <- answers[i]
 	}
-	c.committed(head)
+	c.committed()
 }
 
 // refuse answers a batch that the database does not take as it is. Whose fault it is shows when each goes alone.
@@ -297,27 +298,31 @@ func (c *committer) pause(d time.Duration) bool {
 }
 
 // try sends the batch once. After an error c.conn is nil where another try, on a new connection, may succeed.
-func (c *committer) try(ctx context.Context, batch []*request) (answers []answer, head domain.Cursor, err error) {
+func (c *committer) try(ctx context.Context, batch []*request) (answers []answer, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, commitWithin, errCommitTooLong)
 	defer cancel()
 	if c.conn == nil {
 		if c.conn, err = pgx.ConnectConfig(ctx, c.settings); err != nil {
 			c.conn = nil
-			return nil, head, fmt.Errorf("connect: %w", err)
+			return nil, fmt.Errorf("connect: %w", err)
 		}
 		// Planning anew for each batch's arrays costs more than it gains. No parameter of the connection: poolers refuse those.
 		if _, err = c.conn.Exec(ctx, "SET plan_cache_mode = force_generic_plan"); err != nil {
 			c.disconnect(ctx)
-			return nil, head, fmt.Errorf("connect: %w", err)
+			return nil, fmt.Errorf("connect: %w", err)
 		}
 	}
 	quick := c.watch(ctx, c.conn.PgConn().PID())
-	answers, head, err = send(ctx, c.conn, batch)
+	hint := c.hints.due()
+	answers, err = send(ctx, c.conn, batch, hint)
 	quick()
+	if err == nil {
+		c.hints.appended(hint)
+	}
 	if err != nil && (c.conn.IsClosed() || isPassing(err)) {
 		c.disconnect(ctx)
 	}
-	return answers, head, err
+	return answers, err
 }
 
 // watch tells, unless it is called off soon, which sessions keep the append of that session waiting.

@@ -13,7 +13,6 @@ import (
 type hub struct {
 	maxEvents, maxBytes int
 	poked               chan struct{} // 1: there may be something new in the database
-	notify              chan struct{} // 1: other processes may want to know
 
 	mu        sync.Mutex
 	following bool                                      // the tail has found where the log stands
@@ -38,16 +37,13 @@ type waiter struct {
 func newHub(maxEvents, maxBytes int) *hub {
 	return &hub{
 		maxEvents: maxEvents, maxBytes: maxBytes,
-		poked: make(chan struct{}, 1), notify: make(chan struct{}, 1), changed: make(chan struct{}),
+		poked: make(chan struct{}, 1), changed: make(chan struct{}),
 		waiting: map[domain.ProjectID]map[*waiter]struct{}{},
 	}
 }
 
 // poke says that this process has appended something.
-func (h *hub) poke(domain.Cursor) {
-	signal(h.poked)
-	signal(h.notify)
-}
+func (h *hub) poke() { signal(h.poked) }
 
 // publish adds what follows the head.
 func (h *hub) publish(events []domain.Recorded) {

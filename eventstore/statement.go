@@ -27,13 +27,17 @@ type exception struct {
 	Position   int64  `json:"position"`
 }
 
-// send has one batch written by one statement and gives each caller's answer, and where the log then ended. pgx
-// returns from Scan when the server is ready for the next statement, so the transaction is committed by then.
-func send(ctx context.Context, conn *pgx.Conn, batch []*request) (answers []answer, head domain.Cursor, err error) {
+// send has one batch written by one statement, which also hints others of it if it shall, and gives each caller's answer.
+// pgx returns from Scan when the server is ready for the next statement, so the transaction is committed by then.
+func send(ctx context.Context, conn *pgx.Conn, batch []*request, hint bool) (answers []answer, err error) {
+	var head domain.Cursor
 	var exceptions []exception
-	row := statement(ctx, conn, batch)
-	if err := row.Scan(&head.LogEpoch, &head.Position, &exceptions); err != nil {
-		return nil, head, fmt.Errorf("append %d requests: %w", len(batch), err)
+	columns := []any{&head.LogEpoch, &head.Position, &exceptions}
+	if hint {
+		columns = append(columns, nil)
+	}
+	if err := statement(ctx, conn, batch, hint).Scan(columns...); err != nil {
+		return nil, fmt.Errorf("append %d requests: %w", len(batch), err)
 	}
 	byCaller := make(map[int]exception, len(exceptions))
 	for _, e := range exceptions {
@@ -52,7 +56,7 @@ func send(ctx context.Context, conn *pgx.Conn, batch []*request) (answers []answ
 			answers = append(answers, answer{appended: Appended{First: first, Last: head}})
 		}
 	}
-	return answers, head, nil
+	return answers, nil
 }
 
 func (e exception) answer(r *request) answer {
@@ -74,16 +78,16 @@ func (e exception) answer(r *request) answer {
 	return answer{err: fmt.Errorf("append %s: the schema answers %q, which this program is too old for", r.name(), e.Code)}
 }
 
-func statement(ctx context.Context, conn *pgx.Conn, batch []*request) pgx.Row {
+func statement(ctx context.Context, conn *pgx.Conn, batch []*request, hint bool) pgx.Row {
 	if r := batch[0]; len(batch) == 1 && len(r.Writes) == 1 && len(r.ids) == 1 && r.Move == nil && len(r.Attachments) == 0 {
-		return statementForOne(ctx, conn, r)
+		return statementForOne(ctx, conn, r, hint)
 	}
 	c := columns{}
 	for i, r := range batch {
 		c.add(int32(i+1), r)
 	}
-	return conn.QueryRow(ctx, `SELECT epoch, base, exceptions FROM pipeops.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10,
-		$11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31)`,
+	return conn.QueryRow(ctx, outcome(hint, "cardinality($7::uuid[])")+` FROM pipeops.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10,
+		$11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31) a`,
 		c.writeCaller, c.writeStream, c.writeExpected,
 		c.eventWrite, c.eventOffset, c.eventStream, c.id, c.project, c.kind, c.schemaVersion, c.body, c.occurredAt, c.actor,
 		c.correlation, c.causation, c.attempt, c.attemptSeq, c.trace,
@@ -91,11 +95,19 @@ func statement(ctx context.Context, conn *pgx.Conn, batch []*request) pgx.Row {
 		c.attachmentCaller, c.attachmentID, c.attachmentEvent, c.attachmentProject, c.contentType, c.keyID, c.sealed)
 }
 
-func statementForOne(ctx context.Context, conn *pgx.Conn, r *request) pgx.Row {
+// outcome is what a statement asks of append, with a hint or without.
+func outcome(hint bool, events string) string {
+	const asked = "SELECT a.epoch, a.base, a.exceptions"
+	if !hint {
+		return asked
+	}
+	return asked + ", pg_notify('" + channel + "', (a.base + " + events + ")::text)"
+}
+
+func statementForOne(ctx context.Context, conn *pgx.Conn, r *request, hint bool) pgx.Row {
 	w := r.Writes[0]
 	e := w.Events[0]
-	return conn.QueryRow(ctx, `SELECT epoch, base, exceptions
-		FROM pipeops.append_one($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)`,
+	return conn.QueryRow(ctx, outcome(hint, "1")+` FROM pipeops.append_one($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) a`,
 		string(w.Stream), w.Expected, r.ids[0], string(e.ProjectID), e.Type, int32(e.SchemaVersion), e.Body, micros(e.OccurredAt), //nolint:gosec // checked
 		e.Actor, e.CorrelationID, e.CausationID, string(e.Attempt), e.AttemptSeq, e.Trace)
 }

@@ -74,6 +74,7 @@ type Store struct {
 	pool      *pgxpool.Pool
 	committer *committer
 	hub       *hub
+	hints     *hints
 	close     func()
 }
 
@@ -96,16 +97,16 @@ func Open(ctx context.Context, config Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("event store: %w", err)
 	}
-	s := &Store{config: config, pool: pool, hub: newHub(config.RingEvents, config.RingBytes)}
+	s := &Store{config: config, pool: pool, hub: newHub(config.RingEvents, config.RingBytes), hints: newHints()}
 	if _, err := s.Head(ctx); err != nil {
 		pool.Close()
 		return nil, fmt.Errorf("event store in database %s (its schema comes from `pipeops migrate`): %w", settings.ConnConfig.Database, err)
 	}
-	s.committer = newCommitter(config, settings.ConnConfig, s.hub.poke)
+	s.committer = newCommitter(config, settings.ConnConfig, s.hints, s.hub.poke)
 	life, end := context.WithCancelCause(context.WithoutCancel(ctx)) // until Close, not until ctx ends
 	var background sync.WaitGroup
 	background.Go(func() { s.committer.run(life) })
-	background.Go(func() { s.notifyOthers(life) })
+	background.Go(func() { s.hintOthers(life) })
 	s.close = sync.OnceFunc(func() {
 		s.committer.close()
 		end(ErrClosed)

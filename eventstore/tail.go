@@ -14,12 +14,6 @@ import (
 	"github.com/pipeops/pipeops/domain"
 )
 
-// channel carries hints between processes: the position of the newest event. They may be lost: the tail polls as well.
-const (
-	channel     = "pipeops_events"
-	notifyPause = 5 * time.Millisecond // between two hints; the first one goes at once
-)
-
 // Run follows the log and feeds Subscribe and Wait, which stand still without it, and keeps the index of filtered reading. One Run at a time. It heals every
 // loss of the database by itself, and returns nil when ctx has ended.
 func (s *Store) Run(ctx context.Context) error {
@@ -146,22 +140,5 @@ func (s *Store) listenOnce(ctx context.Context) error {
 		if err != nil || position > s.hub.view().head.Position {
 			signal(s.hub.poked)
 		}
-	}
-}
-
-// notifyOthers tells the other processes, apart from the append: a notification takes a lock that all commits with one
-// share, and holds it across the flush.
-func (s *Store) notifyOthers(ctx context.Context) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-s.hub.notify:
-		}
-		_, err := s.pool.Exec(ctx, "SELECT pg_notify('"+channel+"', coalesce(max(position), 0)::text) FROM pipeops.events")
-		if err != nil && context.Cause(ctx) == nil {
-			s.config.Log.DebugContext(ctx, "a hint was not sent", "err", err)
-		}
-		pause(ctx, notifyPause)
 	}
 }
