@@ -379,3 +379,49 @@ func TestACallerThatGivesUpWhileItSendsHoldsUpNobody(t *testing.T) {
 		t.Errorf("%d events, want 3", n)
 	}
 }
+
+// A hundred callers make large batches, and the sessions that write them are killed again and again; some callers share
+// a stream.
+func TestOfACrowdNothingIsLostOrDoubledWhenItsSessionsAreKilled(t *testing.T) {
+	t.Parallel()
+	const callers, each, shared = 100, 15, 5
+	s := setup(t)
+	var group sync.WaitGroup
+	for c := range callers {
+		group.Go(func() {
+			for version := range int64(each) {
+				_, err := s.Append(t.Context(), eventstore.Append{Writes: []eventstore.Write{
+					{Stream: domain.Stream(fmt.Sprint("build/", c)), Expected: version, Events: storetest.NewEvents(1, "A")},
+					{Stream: domain.Stream(fmt.Sprint("shared/", c%shared)), Expected: eventstore.AnyVersion, Events: storetest.NewEvents(1, "B")},
+				}})
+				if err != nil {
+					t.Errorf("caller %d, version %d: %v", c, version, err)
+				}
+			}
+		})
+	}
+	all := make(chan struct{})
+	go func() { group.Wait(); close(all) }()
+	const kills = 20
+	for n := 0; n < kills; {
+		select {
+		case <-all:
+			t.Fatalf("all is written after %d of %d kills: the test did not test", n, kills)
+		default:
+		}
+		tag, err := s.owner.Exec(t.Context(), `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()
+			AND application_name = 'pipeops' AND state = 'active' AND query LIKE '%pipeops.append%' ORDER BY pid % 7 LIMIT 1`)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n += int(tag.RowsAffected())
+	}
+	<-all
+	if n := storetest.Count(t, s.Store); n != 2*callers*each {
+		t.Errorf("%d events, want %d", n, 2*callers*each)
+	}
+	var versions int
+	if err := s.owner.QueryRow(t.Context(), "SELECT max(version) FROM pipeops.events WHERE stream LIKE 'shared/%'").Scan(&versions); err != nil || versions != callers/shared*each {
+		t.Errorf("version %d, %v; want %d", versions, err, callers/shared*each)
+	}
+}
