@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -16,7 +17,6 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
-	corelisters "k8s.io/client-go/listers/core/v1"
 	discoverylisters "k8s.io/client-go/listers/discovery/v1"
 	"k8s.io/client-go/rest"
 
@@ -24,8 +24,8 @@ import (
 )
 
 const (
-	directWait  = 300 * time.Millisecond // for a ClusterIP to answer; the network is this machine's, or it isn't there
-	directAgain = 30 * time.Second       // until a ClusterIP that didn't answer is tried again
+	directWait  = 300 * time.Millisecond // for a pod on a network of this machine to answer
+	dialWait    = 10 * time.Second       // for the way through the API server
 	backendWait = 10 * time.Second       // for a ready pod, before a connection is refused
 	retryWait   = 200 * time.Millisecond
 )
@@ -34,8 +34,8 @@ const (
 const nobody = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain\r\nConnection: close\r\nContent-Length: 26\r\n\r\nno pod of it is ready yet\n"
 
 // Forward listens on a loopback address ("127.0.0.1:8080") and leads each connection to a Service of ours until ctx
-// ends: straight to its ClusterIP where this machine reaches it, else through the API server to a pod that is ready and
-// not ending. A connection stays with its pod; the next one goes to who is ready then, so that rollouts aren't noticed.
+// ends: to a pod that is ready and not ending, straight to its address where that is on a network of this machine, else
+// through the API server. A connection stays with its pod; the next one goes to who is ready then, so that rollouts aren't noticed.
 // An empty kubeconfig stands for the pod's own account. It returns at once when it can't listen.
 func Forward(ctx context.Context, kubeconfig, namespace, service, listen string) error {
 	c, err := connect(kubeconfig)
@@ -58,12 +58,11 @@ type forwarder struct {
 	client             kubernetes.Interface
 	namespace, service string
 	factory            informers.SharedInformerFactory
-	services           corelisters.ServiceLister
 	slices             discoverylisters.EndpointSliceLister
+	indirect           bool // never straight to a pod
 
-	mu         sync.Mutex
-	directNext time.Time          // when a ClusterIP that didn't answer may be tried again
-	tunnels    map[string]*tunnel // by pod
+	mu      sync.Mutex
+	tunnels map[string]*tunnel // by pod
 }
 
 func newForwarder(c *rest.Config, client kubernetes.Interface, namespace, service string) *forwarder {
@@ -72,8 +71,7 @@ func newForwarder(c *rest.Config, client kubernetes.Interface, namespace, servic
 	}))
 	return &forwarder{
 		config: c, client: client, namespace: namespace, service: service, factory: factory, tunnels: map[string]*tunnel{},
-		services: factory.Core().V1().Services().Lister(),
-		slices:   factory.Discovery().V1().EndpointSlices().Lister(),
+		slices: factory.Discovery().V1().EndpointSlices().Lister(),
 	}
 }
 
@@ -134,12 +132,12 @@ func (f *forwarder) backend(ctx context.Context) (stream, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, backendWait, errNobody)
 	defer cancel()
 	for {
-		if s := f.direct(ctx); s != nil {
-			return s, nil
-		}
 		pods := f.ready()
 		rand.Shuffle(len(pods), func(i, k int) { pods[i], pods[k] = pods[k], pods[i] }) //nolint:gosec // spreads load, hides nothing
 		for _, p := range pods {
+			if s := f.direct(ctx, p); s != nil {
+				return s, nil
+			}
 			if s, err := f.through(ctx, p); err == nil {
 				return s, nil
 			}
@@ -150,46 +148,46 @@ func (f *forwarder) backend(ctx context.Context) (stream, error) {
 	}
 }
 
-// direct dials the ClusterIP, nil when this machine doesn't reach it.
-func (f *forwarder) direct(ctx context.Context) stream {
-	f.mu.Lock()
-	again := time.Now().After(f.directNext)
-	f.mu.Unlock()
-	s, err := f.services.Services(f.namespace).Get(f.service)
-	if !again || err != nil || net.ParseIP(s.Spec.ClusterIP) == nil {
+// direct dials a pod's own address, nil when that isn't on a network of this machine. A route alone proves nothing: there
+// are gateways that accept every connection, to nowhere. The same goes for a ClusterIP that kube-proxy doesn't know yet.
+func (f *forwarder) direct(ctx context.Context, p backendPod) stream {
+	ip := net.ParseIP(p.address)
+	if f.indirect || !onLink(ip) {
 		return nil
 	}
 	dialer := net.Dialer{Timeout: directWait}
-	conn, err := dialer.DialContext(ctx, "tcp", net.JoinHostPort(s.Spec.ClusterIP, strconv.Itoa(manifests.ServicePort)))
-	if err == nil {
-		return conn.(*net.TCPConn)
+	conn, err := dialer.DialContext(ctx, "tcp", net.JoinHostPort(p.address, strconv.Itoa(int(p.port))))
+	if err != nil {
+		return nil
 	}
-	var timeout net.Error
-	if errors.As(err, &timeout) && timeout.Timeout() {
-		f.mu.Lock()
-		f.directNext = time.Now().Add(directAgain)
-		f.mu.Unlock()
-	}
-	return nil
+	return conn.(*net.TCPConn)
+}
+
+func onLink(ip net.IP) bool {
+	addresses, err := net.InterfaceAddrs()
+	return err == nil && slices.ContainsFunc(addresses, func(a net.Addr) bool {
+		network, ok := a.(*net.IPNet)
+		return ok && ip != nil && network.Contains(ip)
+	})
 }
 
 // backendPod is a pod that is ready, and the port that its program listens on.
 type backendPod struct {
-	name string
-	port int32
+	name, address string
+	port          int32
 }
 
 func (f *forwarder) ready() []backendPod {
 	var out []backendPod
-	slices, _ := f.slices.EndpointSlices(f.namespace).List(labels.SelectorFromSet(labels.Set{discoveryv1.LabelServiceName: f.service})) // a cache can't fail
-	for _, slice := range slices {
+	all, _ := f.slices.EndpointSlices(f.namespace).List(labels.SelectorFromSet(labels.Set{discoveryv1.LabelServiceName: f.service})) // a cache can't fail
+	for _, slice := range all {
 		if len(slice.Ports) == 0 || slice.Ports[0].Port == nil {
 			continue
 		}
 		for _, e := range slice.Endpoints {
 			ends := e.Conditions.Terminating != nil && *e.Conditions.Terminating
-			if e.Conditions.Ready != nil && *e.Conditions.Ready && !ends && e.TargetRef != nil && e.TargetRef.Kind == "Pod" {
-				out = append(out, backendPod{e.TargetRef.Name, *slice.Ports[0].Port})
+			if e.Conditions.Ready != nil && *e.Conditions.Ready && !ends && e.TargetRef != nil && e.TargetRef.Kind == "Pod" && len(e.Addresses) > 0 {
+				out = append(out, backendPod{e.TargetRef.Name, e.Addresses[0], *slice.Ports[0].Port})
 			}
 		}
 	}

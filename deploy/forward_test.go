@@ -14,7 +14,7 @@ import (
 	"github.com/pipeops/pipeops/domain"
 )
 
-// forwarding leads a loopback address to the service until the test ends; direct says whether by ClusterIP.
+// forwarding leads a loopback address to the service until the test ends; direct says whether straight to pods.
 func (s *service) forwarding(t *testing.T, direct bool) (address string) {
 	t.Helper()
 	c, err := connect(s.kubeconfig)
@@ -26,9 +26,7 @@ func (s *service) forwarding(t *testing.T, direct bool) (address string) {
 		t.Fatal(err)
 	}
 	f := newForwarder(c, client, s.request.Namespace, s.request.ServiceName)
-	if !direct {
-		f.directNext = time.Now().Add(time.Hour)
-	}
+	f.indirect = !direct
 	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -49,7 +47,7 @@ func TestForwardingNoticesNoRollout(t *testing.T) {
 	for _, row := range []struct {
 		name   string
 		direct bool
-	}{{"by the ClusterIP", true}, {"through the API server", false}} {
+	}{{"straight to pods", true}, {"through the API server", false}} {
 		t.Run(row.name, func(t *testing.T) {
 			t.Parallel()
 			s := setup(t)

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/tools/portforward"
@@ -142,12 +143,40 @@ func (f *forwarder) dial(t *tunnel) error {
 	dialer := portforward.NewFallbackDialerForStreaming(websocket, older, func(err error) bool {
 		return httpstream.IsUpgradeFailure(err) || httpstream.IsHTTPSProxyError(err)
 	})
-	connection, _, err := dialer.Dial(portforward.PortForwardProtocolV1Name)
+	connection, err := dialWithin(dialWait, dialer)
 	if err != nil {
 		return err
 	}
 	t.connection, t.streams = connection, 0
 	return nil
+}
+
+var errNoTunnel = fmt.Errorf("the API server doesn't answer within %v", dialWait)
+
+// dialWithin bounds a dial, which knows no context: all who want the tunnel wait for it.
+func dialWithin(limit time.Duration, dialer httpstream.Dialer) (httpstream.Connection, error) {
+	type dialled struct {
+		httpstream.Connection
+		error
+	}
+	result := make(chan dialled, 1) // one result, and nobody who takes it when it is late
+	go func() {
+		c, _, err := dialer.Dial(portforward.PortForwardProtocolV1Name)
+		result <- dialled{c, err}
+	}()
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	select {
+	case r := <-result:
+		return r.Connection, r.error
+	case <-timer.C:
+		go func() {
+			if late := <-result; late.error == nil {
+				_ = late.Close()
+			}
+		}()
+		return nil, errNoTunnel
+	}
 }
 
 // left notes that a stream is over. The last one of a pod that isn't ready any more closes its tunnel.

@@ -152,9 +152,13 @@ func awaitApp(ctx context.Context, c *client, home, name, commit string) (string
 	defer stop(nil)
 	verdict := make(chan error, 1)
 	go func() { verdict <- c.watchCommit(watch, name, commit) }()
+	var silent error // why the app, though deployed, doesn't count as served
 	for {
 		for _, a := range readApps(home) {
-			if verdict != nil || a.Service != name || !answers(ctx, a.Address, commit) {
+			if verdict != nil || a.Service != name {
+				continue
+			}
+			if silent = answers(ctx, a.Address, commit); silent != nil {
 				continue
 			}
 			if done, err := c.succeeded(ctx, name, commit); done || err != nil {
@@ -168,7 +172,8 @@ func awaitApp(ctx context.Context, c *client, home, name, commit string) (string
 			}
 			verdict = nil
 		case <-ctx.Done():
-			return "", fmt.Errorf("wait until %s serves %s: %w; see: pipeops events", name, short(commit), context.Cause(ctx))
+			err := fmt.Errorf("wait until %s serves %s: %w; see: pipeops events", name, short(commit), context.Cause(ctx))
+			return "", errors.Join(err, silent)
 		case <-time.After(200 * time.Millisecond):
 		}
 	}
@@ -183,21 +188,28 @@ func (c *client) succeeded(ctx context.Context, name, commit string) (bool, erro
 	return slices.ContainsFunc(out.Status, func(r statusRow) bool { return r.Commit == commit && r.Phase == "SUCCEEDED" }), nil
 }
 
-// answers says whether the app tells the commit.
-func answers(ctx context.Context, address, commit string) bool {
+// answers gives nil when the app tells the commit, else what it does instead.
+func answers(ctx context.Context, address, commit string) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, 2*time.Second, errSlow)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/", nil)
 	if err != nil {
-		return false
+		return err
 	}
+	req.Close = true // the next one goes to who is ready then
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return false
+		return fmt.Errorf("the app doesn't answer: %w", err)
 	}
 	defer resp.Body.Close()
 	b, err := io.ReadAll(io.LimitReader(resp.Body, 1<<16))
-	return err == nil && strings.Contains(string(b), commit)
+	if err != nil {
+		return fmt.Errorf("the app's answer: %w", err)
+	}
+	if !strings.Contains(string(b), commit) {
+		return fmt.Errorf("the app at http://%s/ answers %s without commit %s: %.200q", address, resp.Status, short(commit), b)
+	}
+	return nil
 }
 
 // watchCommit shows what happens to a commit until its release serves (nil) or has failed.
