@@ -25,7 +25,7 @@ import (
 
 const (
 	directWait  = 300 * time.Millisecond // for a pod on a network of this machine to answer
-	dialWait    = 10 * time.Second       // for the way through the API server
+	dialWait    = 4 * time.Second        // for the way through the API server
 	backendWait = 10 * time.Second       // for a ready pod, before a connection is refused
 	retryWait   = 200 * time.Millisecond
 )

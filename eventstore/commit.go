@@ -315,6 +315,10 @@ func (c *committer) try(ctx context.Context, batch []*request) (answers []answer
 	quick := c.watch(ctx, c.conn.PgConn().PID())
 	hint := c.hints.due()
 	answers, err = send(ctx, c.conn, batch, hint)
+	if hint && isHintRefused(err) {
+		hint = false
+		answers, err = send(ctx, c.conn, batch, hint)
+	}
 	quick()
 	if err == nil {
 		c.hints.appended(hint)

@@ -2,8 +2,11 @@ package eventstore
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // channel carries hints between processes: a position that the log has reached, or would have, had nothing been refused.
@@ -14,13 +17,14 @@ const (
 )
 
 // hints decides which appends tell the other processes of themselves. A hint within the append's own transaction costs
-// no flush, and one in some milliseconds is enough: only when no append follows, the last ones are told of by a hint
-// apart.
+// no flush, and one in some milliseconds is enough. Those that went without are told of by a hint apart, unless an append
+// that carries one comes to its end soon. At its commit PostgreSQL lets one transaction with a notification through at a
+// time, in all databases of a server.
 type hints struct {
 	owing chan struct{} // 1: an append went without
 
 	mu   sync.Mutex
-	last time.Time // when a hint was sent
+	last time.Time // when a hint was last begun
 	owed bool      // something was appended since
 }
 
@@ -30,16 +34,18 @@ func newHints() *hints { return &hints{owing: make(chan struct{}, 1)} }
 func (h *hints) due() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return time.Since(h.last) >= hintPause
+	if time.Since(h.last) < hintPause {
+		return false
+	}
+	h.last = time.Now()
+	return true
 }
 
 // appended notes an append that has been committed, with a hint or without.
 func (h *hints) appended(hinted bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.owed = !hinted; hinted {
-		h.last = time.Now()
-	} else {
+	if h.owed = !hinted; h.owed {
 		signal(h.owing)
 	}
 }
@@ -79,4 +85,11 @@ func (s *Store) hintOthers(ctx context.Context) {
 			s.config.Log.DebugContext(ctx, "a hint was not sent", "err", err)
 		}
 	}
+}
+
+// isHintRefused says that PostgreSQL keeps no more notifications, because somebody listens and doesn't take them. It then
+// refuses the whole transaction.
+func isHintRefused(err error) bool {
+	var refused *pgconn.PgError
+	return errors.As(err, &refused) && refused.Code == "54000"
 }

@@ -325,3 +325,36 @@ func TestASubscriberThatMeetsAnOutageGoesOnThoughNothingNewComes(t *testing.T) {
 		t.Errorf("%d events, want 20", n)
 	}
 }
+
+// As when somebody on the server listens and takes no notifications, until there is no room for more.
+func TestAppendsGoOnWhenNoHintIsTaken(t *testing.T) {
+	t.Parallel()
+	s := setup(t)
+	_, err := s.owner.Exec(t.Context(), `CREATE FUNCTION public.no_room() RETURNS trigger LANGUAGE plpgsql AS $$
+		BEGIN
+			IF current_query() LIKE '%pg_notify%' THEN
+				RAISE EXCEPTION 'too many notifications in the NOTIFY queue' USING ERRCODE = 'program_limit_exceeded';
+			END IF;
+			RETURN NULL;
+		END $$;
+		CREATE TRIGGER no_room AFTER INSERT ON pipeops.events FOR EACH STATEMENT EXECUTE FUNCTION public.no_room();
+		ALTER TABLE pipeops.events ENABLE ALWAYS TRIGGER no_room;`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const callers, each = 3, 100 // so that some lead, and some are alone in a batch
+	var group sync.WaitGroup
+	for range callers {
+		group.Go(func() {
+			for range each {
+				if _, err := s.Append(t.Context(), storetest.One("build/1", eventstore.AnyVersion, storetest.NewEvent("A"))); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	group.Wait()
+	if n := storetest.Count(t, s.Store); n != callers*each {
+		t.Errorf("%d events, want %d", n, callers*each)
+	}
+}

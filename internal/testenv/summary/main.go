@@ -1,6 +1,6 @@
 // Command summary receives the output of `go test -json` on stdin and hands on
-// a line per package, the whole output of what failed, then once more what each
-// failed test itself said, and as its last line "N passed, N failed, N
+// a line per package, the whole output of what failed, then once more the last
+// lines that each failed test wrote itself, and as its last line "N passed, N failed, N
 // skipped"; effects. It exits 1 unless something passed and nothing failed or
 // was skipped: a skipped test proves nothing.
 package main
