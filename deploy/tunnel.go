@@ -50,7 +50,7 @@ func (f *forwarder) through(ctx context.Context, p backendPod) (stream, error) {
 	case <-ctx.Done():
 		go func() {
 			if late := <-result; late.error == nil {
-				_ = late.Close()
+				_ = late.Close() // nobody waits for it any more
 			}
 		}()
 		return nil, context.Cause(ctx)
@@ -172,7 +172,7 @@ func dialWithin(limit time.Duration, dialer httpstream.Dialer) (httpstream.Conne
 	case <-timer.C:
 		go func() {
 			if late := <-result; late.error == nil {
-				_ = late.Close()
+				_ = late.Close() // nobody waits for it any more
 			}
 		}()
 		return nil, errNoTunnel
