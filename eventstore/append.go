@@ -155,18 +155,16 @@ func checkWrite(w Write, seen map[domain.Stream]bool) error {
 		return &InvalidError{Where: where, Reason: fmt.Sprintf("expected version %d", w.Expected)}
 	default:
 		seen[w.Stream] = true
-		return checkTexts(where, string(w.Stream))
+		return invalid(where, checkTexts(string(w.Stream)))
 	}
 }
 
 func checkEvent(e NewEvent, seen map[string]bool) ([16]byte, error) {
-	where := fmt.Sprintf("event %s (%s)", e.ID, e.Type)
 	id, err := uuid.Parse(e.ID)
-	if err != nil || id.String() != e.ID {
-		return id, &InvalidError{Where: where, Reason: "its id is no UUID in lower-case text form"}
-	}
-	reason := ""
+	var reason string
 	switch year := e.OccurredAt.UTC().Year(); {
+	case err != nil || id.String() != e.ID:
+		reason = "its id is no UUID in lower-case text form"
 	case len(e.Body) > MaxBody:
 		return id, &TooLargeError{EventID: e.ID, Type: e.Type, Size: len(e.Body), Limit: MaxBody}
 	case seen[e.ID]:
@@ -183,12 +181,14 @@ func checkEvent(e NewEvent, seen map[string]bool) ([16]byte, error) {
 		reason = "its body is not JSON in UTF-8"
 	case bytes.IndexByte(e.Body, '\n') >= 0: // an export has a line per event, with the body as it is
 		reason = "its body has a line break, which canonical JSON has not"
+	default:
+		seen[e.ID] = true
+		reason = checkTexts(e.Type, string(e.ProjectID), e.Actor, e.CorrelationID, e.CausationID, string(e.Attempt), e.Trace)
 	}
 	if reason != "" {
-		return id, &InvalidError{Where: where, Reason: reason}
+		return id, invalid(fmt.Sprintf("event %s (%s)", e.ID, e.Type), reason)
 	}
-	seen[e.ID] = true
-	return id, checkTexts(where, e.Type, string(e.ProjectID), e.Actor, e.CorrelationID, e.CausationID, string(e.Attempt), e.Trace)
+	return id, nil
 }
 
 func checkAttachment(a Attachment, events, seen map[string]bool) error {
@@ -202,7 +202,7 @@ func checkAttachment(a Attachment, events, seen map[string]bool) error {
 		return &InvalidError{Where: where, Reason: "event " + a.EventID + " is not in the same append"}
 	}
 	seen[a.ID] = true
-	return checkTexts(where, a.ID, string(a.ProjectID), a.ContentType, a.KeyID)
+	return invalid(where, checkTexts(a.ID, string(a.ProjectID), a.ContentType, a.KeyID))
 }
 
 func checkMove(m *CursorMove) error {
@@ -213,14 +213,23 @@ func checkMove(m *CursorMove) error {
 	if m.Name == "" || m.From == m.To {
 		return &InvalidError{Where: where, Reason: "it has no name, or does not move"}
 	}
-	return checkTexts(where, m.Name)
+	return invalid(where, checkTexts(m.Name))
 }
 
-func checkTexts(where string, texts ...string) error {
+// checkTexts says what is wrong with one of them; "": nothing.
+func checkTexts(texts ...string) (reason string) {
 	for _, text := range texts {
 		if len(text) > maxText || !utf8.ValidString(text) || strings.IndexByte(text, 0) >= 0 {
-			return &InvalidError{Where: where, Reason: fmt.Sprintf("text %.40q… is over %d bytes, not UTF-8, or has a NUL", text, maxText)}
+			return fmt.Sprintf("text %.40q… is over %d bytes, not UTF-8, or has a NUL", text, maxText)
 		}
 	}
-	return nil
+	return ""
+}
+
+// invalid gives the error of a reason, where there is one.
+func invalid(where, reason string) error {
+	if reason == "" {
+		return nil
+	}
+	return &InvalidError{Where: where, Reason: reason}
 }

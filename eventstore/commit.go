@@ -314,10 +314,10 @@ func (c *committer) try(ctx context.Context, batch []*request) (answers []answer
 	}
 	quick := c.watch(ctx, c.conn.PgConn().PID())
 	hint := c.hints.due()
-	answers, err = send(ctx, c.conn, batch, hint)
+	answers, err = c.send(ctx, batch, hint)
 	if hint && isHintRefused(err) {
 		hint = false
-		answers, err = send(ctx, c.conn, batch, hint)
+		answers, err = c.send(ctx, batch, hint)
 	}
 	quick()
 	if err == nil {
@@ -372,14 +372,14 @@ func (c *committer) disconnect(ctx context.Context) {
 }
 
 // isPassing says whether the same statement may well succeed later: the server restarts, is full, recovers or has become
-// a standby, or somebody cancelled the statement.
+// a standby, somebody cancelled the statement, or a pooler has lost what was prepared.
 func isPassing(err error) bool {
 	var refused *pgconn.PgError
 	if !errors.As(err, &refused) {
 		return false
 	}
 	switch refused.Code {
-	case "57P01", "57P02", "57P03", "57P04", "57P05", "57014", "53300", "40001", "40P01", "55P03", "25006":
+	case "57P01", "57P02", "57P03", "57P04", "57P05", "57014", "53300", "40001", "40P01", "55P03", "25006", "26000":
 		return true
 	}
 	return refused.Code[:2] == "08"

@@ -3,6 +3,7 @@ package eventstore_test
 import (
 	"context"
 	"log/slog"
+	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -74,9 +75,33 @@ func run(tb testing.TB, s *eventstore.Store) {
 
 func TestStore(t *testing.T) {
 	t.Parallel()
+	conform(t, "")
+}
+
+// As behind a pooler that keeps no prepared statements.
+func TestStoreWithoutPreparedStatements(t *testing.T) {
+	t.Parallel()
+	conform(t, "&default_query_exec_mode=describe_exec")
+}
+
+func TestAProtocolWithoutTypesIsRefused(t *testing.T) {
+	t.Parallel()
+	s := setup(t)
+	for _, mode := range []string{"exec", "simple_protocol"} {
+		_, err := eventstore.Open(t.Context(), eventstore.Config{URL: s.app + "&default_query_exec_mode=" + mode, Log: slog.New(slog.DiscardHandler)})
+		if err == nil || !strings.Contains(err.Error(), "default_query_exec_mode=describe_exec") {
+			t.Errorf("%s: %v", mode, err)
+		}
+	}
+}
+
+// conform runs the contracts on stores that connect with more parameters.
+func conform(t *testing.T, parameters string) {
+	t.Helper()
 	storetest.Run(t, func(t *testing.T) func() storetest.Store {
 		t.Helper()
 		s := setup(t)
+		s.app += parameters
 		return func() storetest.Store {
 			store := s.open(t, eventstore.Config{RingEvents: 16}) // a ring that is overrun at once
 			run(t, store)

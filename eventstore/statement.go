@@ -2,10 +2,12 @@ package eventstore
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
-	"time"
+	"strconv"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pipeops/pipeops/domain"
 )
@@ -28,15 +30,10 @@ type exception struct {
 }
 
 // send has one batch written by one statement, which also hints others of it if it shall, and gives each caller's answer.
-// pgx returns from Scan when the server is ready for the next statement, so the transaction is committed by then.
-func send(ctx context.Context, conn *pgx.Conn, batch []*request, hint bool) (answers []answer, err error) {
-	var head domain.Cursor
-	var exceptions []exception
-	columns := []any{&head.LogEpoch, &head.Position, &exceptions}
-	if hint {
-		columns = append(columns, nil)
-	}
-	if err := statement(ctx, conn, batch, hint).Scan(columns...); err != nil {
+// The server is ready for the next statement when it returns, so the transaction is committed by then.
+func (c *committer) send(ctx context.Context, batch []*request, hint bool) (answers []answer, err error) {
+	head, exceptions, err := c.execute(ctx, batch, hint)
+	if err != nil {
 		return nil, fmt.Errorf("append %d requests: %w", len(batch), err)
 	}
 	byCaller := make(map[int]exception, len(exceptions))
@@ -78,118 +75,59 @@ func (e exception) answer(r *request) answer {
 	return answer{err: fmt.Errorf("append %s: the schema answers %q, which this program is too old for", r.name(), e.Code)}
 }
 
-func statement(ctx context.Context, conn *pgx.Conn, batch []*request, hint bool) pgx.Row {
-	if r := batch[0]; len(batch) == 1 && len(r.Writes) == 1 && len(r.ids) == 1 && r.Move == nil && len(r.Attachments) == 0 {
-		return statementForOne(ctx, conn, r, hint)
+const (
+	asked = "SELECT epoch, base, exceptions"
+
+	toOne     = " FROM pipeops.append_one($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"
+	hintOfOne = ", pg_notify('" + channel + "', (base + 1)::text)"
+
+	toMany = ` FROM pipeops.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20,
+		$21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31)`
+	hintOfMany = ", pg_notify('" + channel + "', (base + cardinality($7::uuid[]))::text)"
+)
+
+// execute gives where the log ended before the batch, and of whom nothing was written.
+func (c *committer) execute(ctx context.Context, batch []*request, hint bool) (before domain.Cursor, exceptions []exception, err error) {
+	r := batch[0]
+	isOne := len(batch) == 1 && len(r.Writes) == 1 && len(r.ids) == 1 && r.Move == nil && len(r.Attachments) == 0
+	var row [][]byte
+	switch {
+	case isOne && hint:
+		row, err = c.query(ctx, asked+hintOfOne+toOne, argumentsOfOne(r))
+	case isOne:
+		row, err = c.query(ctx, asked+toOne, argumentsOfOne(r))
+	case hint:
+		row, err = c.query(ctx, asked+hintOfMany+toMany, argumentsOf(batch))
+	default:
+		row, err = c.query(ctx, asked+toMany, argumentsOf(batch))
 	}
-	c := columns{}
-	for i, r := range batch {
-		c.add(int32(i+1), r)
+	if err != nil {
+		return before, nil, err
 	}
-	return conn.QueryRow(ctx, outcome(hint, "cardinality($7::uuid[])")+` FROM pipeops.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10,
-		$11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31) a`,
-		c.writeCaller, c.writeStream, c.writeExpected,
-		c.eventWrite, c.eventOffset, c.eventStream, c.id, c.project, c.kind, c.schemaVersion, c.body, c.occurredAt, c.actor,
-		c.correlation, c.causation, c.attempt, c.attemptSeq, c.trace,
-		c.moveCaller, c.moveName, c.fromEpoch, c.fromPosition, c.toEpoch, c.toPosition,
-		c.attachmentCaller, c.attachmentID, c.attachmentEvent, c.attachmentProject, c.contentType, c.keyID, c.sealed)
-}
-
-// outcome is what a statement asks of append, with a hint or without.
-func outcome(hint bool, events string) string {
-	const asked = "SELECT a.epoch, a.base, a.exceptions"
-	if !hint {
-		return asked
+	if before.LogEpoch, err = strconv.ParseInt(string(row[0]), 10, 64); err == nil {
+		before.Position, err = strconv.ParseInt(string(row[1]), 10, 64)
 	}
-	return asked + ", pg_notify('" + channel + "', (a.base + " + events + ")::text)"
+	if err == nil && row[2] != nil {
+		err = json.Unmarshal(row[2], &exceptions)
+	}
+	return before, exceptions, err
 }
 
-func statementForOne(ctx context.Context, conn *pgx.Conn, r *request, hint bool) pgx.Row {
-	w := r.Writes[0]
-	e := w.Events[0]
-	return conn.QueryRow(ctx, outcome(hint, "1")+` FROM pipeops.append_one($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) a`,
-		string(w.Stream), w.Expected, r.ids[0], string(e.ProjectID), e.Type, int32(e.SchemaVersion), e.Body, micros(e.OccurredAt), //nolint:gosec // checked
-		e.Actor, e.CorrelationID, e.CausationID, string(e.Attempt), e.AttemptSeq, e.Trace)
-}
-
-// columns are the arguments of pipeops.append: parallel arrays of writes, events, moves and attachments.
-type columns struct {
-	writeCaller   []int32
-	writeStream   []string
-	writeExpected []int64
-
-	eventWrite, eventOffset                                      []int32
-	eventStream                                                  []string
-	id                                                           [][16]byte
-	project, kind, actor, correlation, causation, trace, attempt []string
-	schemaVersion                                                []int32
-	body                                                         [][]byte
-	occurredAt                                                   []time.Time
-	attemptSeq                                                   []int64
-
-	moveCaller                                   []int32
-	moveName                                     []string
-	fromEpoch, fromPosition, toEpoch, toPosition []int64
-
-	attachmentCaller                                    []int32
-	attachmentID, attachmentProject, contentType, keyID []string
-	attachmentEvent                                     []string
-	sealed                                              [][]byte
-}
-
-func (c *columns) add(caller int32, r *request) {
-	next := 0
-	for _, w := range r.Writes {
-		c.writeCaller = append(c.writeCaller, caller)
-		c.writeStream = append(c.writeStream, string(w.Stream))
-		c.writeExpected = append(c.writeExpected, w.Expected)
-		for i, e := range w.Events {
-			c.addEvent(place{int32(len(c.writeCaller)), int32(i + 1), w.Stream}, r.ids[next], e) //nolint:gosec // a few hundred
-			next++
+// query gives the one row of a statement, as text. Its arguments are in binary form.
+func (c *committer) query(ctx context.Context, text string, arguments [][]byte) ([][]byte, error) {
+	binary := []int16{pgx.BinaryFormatCode}
+	var result *pgconn.Result
+	if c.settings.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement {
+		prepared, err := c.conn.Prepare(ctx, text, text) // once per connection
+		if err != nil {
+			return nil, err
 		}
+		result = c.conn.PgConn().ExecPrepared(ctx, prepared.Name, arguments, binary, nil).Read()
+	} else { // as the database's address asks, for a pooler that keeps no statements
+		result = c.conn.PgConn().ExecParams(ctx, text, arguments, nil, binary, nil).Read()
 	}
-	if m := r.Move; m != nil {
-		c.moveCaller = append(c.moveCaller, caller)
-		c.moveName = append(c.moveName, m.Name)
-		c.fromEpoch = append(c.fromEpoch, m.From.LogEpoch)
-		c.fromPosition = append(c.fromPosition, m.From.Position)
-		c.toEpoch = append(c.toEpoch, m.To.LogEpoch)
-		c.toPosition = append(c.toPosition, m.To.Position)
+	if result.Err != nil {
+		return nil, result.Err
 	}
-	for _, a := range r.Attachments {
-		c.attachmentCaller = append(c.attachmentCaller, caller)
-		c.attachmentID = append(c.attachmentID, a.ID)
-		c.attachmentEvent = append(c.attachmentEvent, a.EventID)
-		c.attachmentProject = append(c.attachmentProject, string(a.ProjectID))
-		c.contentType = append(c.contentType, a.ContentType)
-		c.keyID = append(c.keyID, a.KeyID)
-		c.sealed = append(c.sealed, a.Sealed)
-	}
+	return result.Rows[0], nil
 }
-
-// place is where an event stands in a statement: the number of its write and its offset there, both from 1.
-type place struct {
-	write, offset int32
-	stream        domain.Stream
-}
-
-func (c *columns) addEvent(at place, id [16]byte, e NewEvent) {
-	c.eventWrite = append(c.eventWrite, at.write)
-	c.eventOffset = append(c.eventOffset, at.offset)
-	c.eventStream = append(c.eventStream, string(at.stream))
-	c.id = append(c.id, id)
-	c.project = append(c.project, string(e.ProjectID))
-	c.kind = append(c.kind, e.Type)
-	c.schemaVersion = append(c.schemaVersion, int32(e.SchemaVersion)) //nolint:gosec // checked
-	c.body = append(c.body, e.Body)
-	c.occurredAt = append(c.occurredAt, micros(e.OccurredAt))
-	c.actor = append(c.actor, e.Actor)
-	c.correlation = append(c.correlation, e.CorrelationID)
-	c.causation = append(c.causation, e.CausationID)
-	c.attempt = append(c.attempt, string(e.Attempt))
-	c.attemptSeq = append(c.attemptSeq, e.AttemptSeq)
-	c.trace = append(c.trace, e.Trace)
-}
-
-// micros cuts a time to what is stored; PostgreSQL would round it.
-func micros(t time.Time) time.Time { return t.UTC().Truncate(time.Microsecond) }

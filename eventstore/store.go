@@ -20,6 +20,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
@@ -87,6 +88,11 @@ func Open(ctx context.Context, config Config) (*Store, error) {
 	settings, err := pgxpool.ParseConfig(config.URL)
 	if err != nil {
 		return nil, fmt.Errorf("event store: address of the database: %w", err)
+	}
+	switch mode := settings.ConnConfig.DefaultQueryExecMode; mode {
+	case pgx.QueryExecModeExec, pgx.QueryExecModeSimpleProtocol: // PostgreSQL isn't asked for types, and rows come as text
+		return nil, fmt.Errorf("event store: address of the database: it asks for %q; behind a pooler that keeps no prepared statements, "+
+			"write default_query_exec_mode=describe_exec", mode)
 	}
 	settings.MaxConns = int32(config.PoolSize) //nolint:gosec // a handful
 	parameters := settings.ConnConfig.RuntimeParams
