@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pipeops/pipeops/eventstore/verify"
+	"github.com/pipeops/pipeops/internal/seal"
 	"github.com/pipeops/pipeops/migrations"
 )
 
@@ -167,7 +168,7 @@ func tellVerdict(w io.Writer, report verify.Report, err error, ownKey, asJSON bo
 }
 
 func auditKey() *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use: "key", Short: "Print the public keys of checkpoints (key.pub); keep them off the machine", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := newClient()
@@ -181,6 +182,21 @@ func auditKey() *cobra.Command {
 			return err
 		},
 	}
+	cmd.AddCommand(&cobra.Command{
+		Use: "rotate", Short: "Make a new key for checkpoints (needs DATABASE_URL and the home of the control plane)", Args: cobra.NoArgs,
+		Long: `All processes sign with it from the next checkpoint on. What earlier keys have signed stays good, so key.pub keeps them: give
+the new key.pub to everybody who keeps one. Exports made before verify as they did.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return withCore(cmd.Context(), func(c *core) error {
+				id, err := c.keys.Rotate(cmd.Context(), seal.TreeHeads)
+				if err == nil {
+					fmt.Fprintf(cmd.OutOrStdout(), "key %s signs from now on; pipeops audit key prints all of them\n", id)
+				}
+				return err
+			})
+		},
+	})
+	return cmd
 }
 
 func auditErase() *cobra.Command {

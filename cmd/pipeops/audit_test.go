@@ -65,6 +65,7 @@ func newOffice(t *testing.T) *office {
 	})
 	t.Setenv("PIPEOPS_URL", cfg.URL)
 	t.Setenv("PIPEOPS_TOKEN", token)
+	t.Setenv("PIPEOPS_HOME", cfg.Home)
 	t.Setenv("DATABASE_URL", url)
 	t.Setenv("PIPEOPS_MIGRATE_URL", "")
 	return o
@@ -139,7 +140,7 @@ func (o *office) project(name string) domain.ProjectID {
 	return domain.ProjectID(p.ID)
 }
 
-func TestAuditorsFindWhoDidWhatAndProveIt(t *testing.T) {
+func TestAcceptance24_AuditorsFindWhoDidWhatAndProveIt(t *testing.T) {
 	o := newOffice(t)
 	shop := o.project("shop")
 	o.project("blog")
@@ -169,7 +170,7 @@ func TestAuditorsFindWhoDidWhatAndProveIt(t *testing.T) {
 		o.fails(exitRefused, "no such type", "audit", "log", "--type", "None")
 	})
 	good := filepath.Join(o.dir, "good")
-	t.Run("Test24 export and verify", func(t *testing.T) {
+	t.Run("export and verify", func(t *testing.T) {
 		o.run("audit", "export", "--out", good)
 		if out := o.run("audit", "verify", good); !strings.Contains(out, "good: ") || !strings.Contains(out, "without a gap") {
 			t.Errorf("got %s", out)
@@ -186,7 +187,7 @@ func TestAuditorsFindWhoDidWhatAndProveIt(t *testing.T) {
 			t.Errorf("got %+v", verdict)
 		}
 	})
-	t.Run("Test24 a flipped byte", func(*testing.T) {
+	t.Run("a flipped byte", func(*testing.T) {
 		bad := filepath.Join(o.dir, "bad")
 		o.must(os.CopyFS(bad, os.DirFS(good)))
 		file := filepath.Join(bad, "events.jsonl")
@@ -232,6 +233,7 @@ func TestAuditorsFindWhoDidWhatAndProveIt(t *testing.T) {
 		o.file("kept", "garbage")
 		o.fails(exitRefused, "no checkpoint", "audit", "checkpoint", "--file", kept)
 	})
+	t.Run("a new key", func(*testing.T) { o.rotate(good) })
 	t.Run("erase", func(*testing.T) { o.erase(good) })
 	t.Run("fork", func(*testing.T) { o.fork() })
 }
@@ -241,6 +243,27 @@ func (o *office) file(name, text string) string {
 	file := filepath.Join(o.dir, name)
 	o.must(os.WriteFile(file, []byte(text), 0o600))
 	return file
+}
+
+// rotate gives checkpoints a new key: what was signed stays good, and who has only the old key hears of it.
+func (o *office) rotate(before string) {
+	o.t.Helper()
+	old := o.file("old.pub", o.run("audit", "key"))
+	if out := o.run("audit", "key", "rotate"); !strings.Contains(out, "tree-heads/2") {
+		o.t.Errorf("got %s", out)
+	}
+	o.project("newer")
+	o.run("audit", "checkpoint", "--now")
+	all := o.run("audit", "key")
+	if strings.Count(all, "\n") != 2 {
+		o.t.Errorf("keys: %s", all)
+	}
+	after, both := filepath.Join(o.dir, "rotated"), o.file("both.pub", all)
+	o.run("audit", "export", "--out", after)
+	o.run("audit", "verify", after, "--key", both)
+	o.run("audit", "verify", before, "--key", both)
+	o.run("audit", "verify", before, "--key", old)
+	o.fails(exitVerdict, "signature is not good", "audit", "verify", after, "--key", old)
 }
 
 // erase forgets Ada: nothing tells her name any more, and what was proven stays so.

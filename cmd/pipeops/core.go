@@ -20,6 +20,7 @@ import (
 
 // core is what every process with a database has.
 type core struct {
+	home       string
 	store      *eventstore.Store
 	keys       *seal.Keyring
 	subjects   *seal.Subjects
@@ -48,6 +49,20 @@ func openCore(ctx context.Context, cfg config.Config, log *slog.Logger) (*core, 
 		store.Close()
 	}
 	return c, err
+}
+
+// withCore opens the core for a command of the operator's, and closes it.
+func withCore(ctx context.Context, do func(*core) error) error {
+	cfg, err := loadConfig("DATABASE_URL")
+	if err != nil {
+		return err
+	}
+	c, err := openCore(ctx, cfg, logger())
+	if err != nil {
+		return err
+	}
+	defer c.store.Close()
+	return do(c)
 }
 
 // migrate brings the schema up to date and gives the address of the application's login: the one that DATABASE_URL
@@ -80,7 +95,7 @@ func assemble(ctx context.Context, store *eventstore.Store, home string, log *sl
 		return nil, err
 	}
 	return &core{
-		signer: signer, store: store, keys: keys, subjects: subjects, commands: handler,
+		home: home, signer: signer, store: store, keys: keys, subjects: subjects, commands: handler,
 		claims: records.NewClaims(pool), deliveries: records.NewDeliveries(pool, keys), logs: records.NewLogChunks(pool),
 		secrets: records.NewSecrets(pool, keys), tokens: records.NewTokens(pool, keys), leaders: leaders,
 	}, nil
@@ -120,29 +135,4 @@ func migrateCommand() *cobra.Command {
 			return nil
 		},
 	}
-}
-
-func tokenCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "token", Short: "Make tokens for the API and the git remote"}
-	cmd.AddCommand(&cobra.Command{
-		Use: "create NAME", Short: "Make a token and print it once (needs DATABASE_URL and the home of the control plane)", Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			cfg, err := loadConfig("DATABASE_URL")
-			if err != nil {
-				return err
-			}
-			core, err := openCore(cmd.Context(), cfg, logger())
-			if err != nil {
-				return err
-			}
-			defer core.store.Close()
-			secret, _, err := core.tokens.Create(cmd.Context(), args[0])
-			if err != nil {
-				return err
-			}
-			fmt.Fprintln(cmd.OutOrStdout(), secret)
-			return nil
-		},
-	})
-	return cmd
 }

@@ -93,25 +93,18 @@ func workerCommand() *cobra.Command {
 			if class != string(bus.KindBuild) && class != string(bus.KindDeploy) {
 				return usage("--class: want build or deploy")
 			}
-			cfg, err := loadConfig("DATABASE_URL")
-			if err != nil {
-				return err
-			}
-			core, err := openCore(cmd.Context(), cfg, logger())
-			if err != nil {
-				return err
-			}
-			defer core.store.Close()
-			if file == "" {
-				file = identityFile(cfg.Home, bus.Kind(class))
-			}
-			id, err := enroll(cmd.Context(), core.commands, file, bus.Kind(class))
-			if err != nil {
-				return err
-			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s\n", file)
-			fmt.Fprintf(cmd.ErrOrStderr(), "%s may claim %s work with the key in this file; keep it secret\n", id.Worker, class)
-			return nil
+			return withCore(cmd.Context(), func(c *core) error {
+				if file == "" {
+					file = identityFile(c.home, bus.Kind(class))
+				}
+				id, err := enroll(cmd.Context(), c.commands, file, bus.Kind(class))
+				if err != nil {
+					return err
+				}
+				fmt.Fprintf(cmd.OutOrStdout(), "%s\n", file)
+				fmt.Fprintf(cmd.ErrOrStderr(), "%s may claim %s work with the key in this file; keep it secret\n", id.Worker, class)
+				return nil
+			})
 		},
 	}
 	in.Flags().StringVar(&class, "class", "", "build or deploy")

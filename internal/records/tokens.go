@@ -32,10 +32,10 @@ func NewTokens(pool *pgxpool.Pool, keys *seal.Keyring) *Tokens { return &Tokens{
 
 // Token is what is known of one.
 type Token struct {
-	ID        string // UUID
-	Name      string // for people
-	CreatedAt time.Time
-	LastUsed  *time.Time // nil: never; written at most once a minute
+	ID        string     `json:"id"`   // UUID
+	Name      string     `json:"name"` // for people
+	CreatedAt time.Time  `json:"createdAt"`
+	LastUsed  *time.Time `json:"lastUsed"` // nil: never; written at most once a minute
 }
 
 // NewToken gives the text of a new token, not yet valid: Register makes it so.

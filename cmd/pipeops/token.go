@@ -1,0 +1,113 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pipeops/pipeops/internal/records"
+)
+
+func tokenCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "token", Short: "Make, list and revoke tokens for the API and the git remote",
+		Long: "All of these need DATABASE_URL and the home of the control plane.",
+	}
+	cmd.AddCommand(tokenCreate(), tokenList(), tokenRevoke())
+	return cmd
+}
+
+// withTokens runs a command on the tokens in the database.
+func withTokens(ctx context.Context, do func(tokens *records.Tokens) error) error {
+	return withCore(ctx, func(c *core) error { return do(c.tokens) })
+}
+
+func tokenCreate() *cobra.Command {
+	return &cobra.Command{
+		Use: "create NAME", Short: "Make a token and print it once", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return withTokens(cmd.Context(), func(tokens *records.Tokens) error {
+				secret, _, err := tokens.Create(cmd.Context(), args[0])
+				if err == nil {
+					fmt.Fprintln(cmd.OutOrStdout(), secret)
+				}
+				return err
+			})
+		},
+	}
+}
+
+func tokenList() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use: "list", Short: "List the valid tokens, the oldest first, without their text, which nobody has", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return withTokens(cmd.Context(), func(tokens *records.Tokens) error {
+				all, err := tokens.List(cmd.Context())
+				if err != nil {
+					return err
+				}
+				if asJSON {
+					return printJSON(cmd.OutOrStdout(), all)
+				}
+				rows := make([][]string, len(all))
+				for i, t := range all {
+					used := ""
+					if t.LastUsed != nil {
+						used = t.LastUsed.UTC().Format(time.RFC3339)
+					}
+					rows[i] = []string{t.ID, t.Name, t.CreatedAt.UTC().Format(time.RFC3339), used}
+				}
+				return table(cmd.OutOrStdout(), "ID NAME CREATED USED", rows)
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "as JSON: an array of {id, name, createdAt, lastUsed (null: never)}")
+	return cmd
+}
+
+func tokenRevoke() *cobra.Command {
+	return &cobra.Command{
+		Use: "revoke NAME|ID", Short: "End a token for ever, and what is subscribed with it", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return withTokens(cmd.Context(), func(tokens *records.Tokens) error {
+				all, err := tokens.List(cmd.Context())
+				if err != nil {
+					return err
+				}
+				found, err := theToken(all, args[0])
+				if err != nil {
+					return err
+				}
+				if err := tokens.Revoke(cmd.Context(), found.ID); err != nil {
+					return err
+				}
+				fmt.Fprintf(cmd.OutOrStdout(), "revoked %s (%s)\n", found.Name, found.ID)
+				return nil
+			})
+		},
+	}
+}
+
+// theToken finds the one that is meant by an id or a name, which several can have.
+func theToken(all []records.Token, nameOrID string) (found records.Token, err error) {
+	n := 0
+	for _, t := range all {
+		if t.ID == nameOrID {
+			return t, nil
+		}
+		if t.Name == nameOrID {
+			found = t
+			n++
+		}
+	}
+	switch n {
+	case 0:
+		return found, &coded{exitRefused, fmt.Errorf("no valid token is called %q: pipeops token list names them", nameOrID)}
+	case 1:
+		return found, nil
+	}
+	return found, usage("%d tokens are called %q: give the id, pipeops token list names them", n, nameOrID)
+}
