@@ -35,7 +35,7 @@ func quick(t *testing.T) map[string]func() bus.Bus {
 	}
 }
 
-func TestAJobThatEveryWorkerFailsOnEndsAsAFailureEvent(t *testing.T) {
+func TestAcceptance19_AJobThatEveryWorkerFailsOnEndsAsAFailureEvent(t *testing.T) {
 	t.Parallel()
 	for name, open := range quick(t) {
 		t.Run(name, func(t *testing.T) {
@@ -105,7 +105,7 @@ func (f flaky) ConsumeReports(ctx context.Context, handle func(context.Context, 
 	})
 }
 
-func TestAReportThatFailsThreeTimesIsCalledFourTimesAndStoredOnce(t *testing.T) {
+func TestAcceptance19_AReportThatFailsThreeTimesIsCalledFourTimesAndStoredOnce(t *testing.T) {
 	t.Parallel()
 	for name, open := range quick(t) {
 		t.Run(name, func(t *testing.T) {
