@@ -29,6 +29,8 @@ type Config struct {
 	Log *slog.Logger
 	// Progress is told, in words for people, what a step that takes seconds is doing. Default: nothing is told.
 	Progress func(string)
+	// Postgres are more settings of PostgreSQL, "name=value"; they win over ours.
+	Postgres []string
 }
 
 // DefaultHome returns PIPEOPS_HOME, or for root /var/lib/pipeops, where the unprivileged PostgreSQL can enter, or

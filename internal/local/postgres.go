@@ -78,10 +78,10 @@ func (p postgres) data() string { return filepath.Join(p.folder, "data") }
 
 func (p postgres) arguments(port int) []string {
 	args := []string{"-D", p.data(), "-p", strconv.Itoa(port)}
-	for _, setting := range []string{
+	for _, setting := range append([]string{
 		"listen_addresses=127.0.0.1", "unix_socket_directories=", "max_connections=200", "shared_buffers=64MB",
 		"max_wal_size=1GB", "jit=off", "timezone=UTC", "log_timezone=UTC", "logging_collector=off", "log_destination=stderr",
-	} {
+	}, p.Postgres...) {
 		args = append(args, "-c", setting)
 	}
 	return args

@@ -13,6 +13,10 @@ import (
 	"github.com/pipeops/pipeops/internal/local"
 )
 
+// settings are those of a server that is there for a database, as PostgreSQL's manual advises (a quarter of 16 GB); what
+// pipeops up starts is as small as can be. The same for all peers.
+var settings = []string{"shared_buffers=4GB", "max_wal_size=8GB"}
+
 // startServer runs a private PostgreSQL with fsync on in a folder of its own, which stop removes.
 func startServer(ctx context.Context) (address, home string, stop func(), err error) {
 	home, err = os.MkdirTemp("/var/tmp", "pipeops-bench-")
@@ -22,7 +26,7 @@ func startServer(ctx context.Context) (address, home string, stop func(), err er
 	if err := os.Chmod(home, 0o711); err != nil { //nolint:gosec // the unprivileged PostgreSQL enters
 		return "", "", nil, err
 	}
-	config := local.Config{Home: home}
+	config := local.Config{Home: home, Postgres: settings}
 	stop = func() {
 		if err := local.Down(context.WithoutCancel(ctx), config); err != nil {
 			fmt.Fprintln(os.Stderr, "bench:", err)
