@@ -139,14 +139,29 @@ func (k Keys) Open(signed []byte) (c Checkpoint, err error) {
 	if err != nil {
 		return c, fmt.Errorf("its signature is not good: %w", err)
 	}
-	lines := strings.Split(opened.Text, "\n")
+	return parse(opened.Text)
+}
+
+// Parse reads a signed checkpoint without asking who has signed it.
+func Parse(signed []byte) (Checkpoint, error) {
+	text, _, _ := strings.Cut(string(signed), "\n\n")
+	return parse(text + "\n")
+}
+
+// parse reads what is signed.
+func parse(text string) (c Checkpoint, err error) {
+	lines := strings.Split(text, "\n")
 	if len(lines) != 4 {
 		return c, fmt.Errorf("it has %d lines, want 3", len(lines)-1)
+	}
+	var ok bool
+	if c.LogID, c.Epoch, ok = parseOrigin(lines[0]); !ok {
+		return c, fmt.Errorf("it is no checkpoint: it begins with %.80q, want %s<log id>/<log epoch>", lines[0], originPrefix)
 	}
 	size, errSize := strconv.ParseInt(lines[1], 10, 64)
 	root, errRoot := tlog.ParseHash(lines[2])
 	c.Size, c.Root = size, root
-	if errSize != nil || errRoot != nil || size < 0 || c.Text() != opened.Text {
+	if errSize != nil || errRoot != nil || size < 0 || c.Text() != text {
 		return c, errors.New("its size or root is not of the form of a checkpoint")
 	}
 	return c, nil

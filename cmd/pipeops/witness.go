@@ -1,0 +1,102 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/pipeops/pipeops/eventstore"
+	"github.com/pipeops/pipeops/eventstore/verify"
+)
+
+// witness keeps the newest signed checkpoint in a file of the home, apart from the database. A database that was restored
+// without its newest events says nothing of them; the file does, and serve doesn't go on as if nothing had been.
+type witness struct {
+	core     *core
+	file     string
+	interval time.Duration
+	log      *slog.Logger
+}
+
+// check says whether the log still begins with what the file has seen: *eventstore.HeadConflictError if not. Where the
+// log's epoch was raised since, whoever did that knows.
+func (w *witness) check(ctx context.Context) error {
+	saw, err := w.saw(ctx)
+	if err != nil || saw.Size == 0 {
+		return err
+	}
+	now, err := w.core.store.Head(ctx)
+	if err != nil {
+		return err
+	}
+	switch {
+	case saw.Epoch < now.LogEpoch:
+		return nil
+	case saw.Epoch > now.LogEpoch:
+		return fmt.Errorf("checkpoint %s was signed in log epoch %d, and the database is in %d: it was restored to before an earlier restore "+
+			"was declared; say so: pipeops audit fork --yes --at-least %d", saw.Name(), saw.Epoch, now.LogEpoch, saw.Epoch+1)
+	case saw.Size > now.Position:
+		return &eventstore.HeadConflictError{Epoch: saw.Epoch, Size: saw.Size, Position: now.Position + 1}
+	}
+	head, err := w.core.signer.Sign(ctx) // so that there is a tree as far as the log goes
+	if err != nil {
+		return err
+	}
+	root, err := tlog.TreeHash(saw.Size, w.core.store.Tree(ctx, head.Size))
+	if err == nil && root != saw.Root {
+		err = &eventstore.HeadConflictError{Epoch: saw.Epoch, Size: saw.Size}
+	}
+	return err
+}
+
+// saw gives what the file has seen of this log; the zero one for nothing.
+func (w *witness) saw(ctx context.Context) (c verify.Checkpoint, err error) {
+	text, err := os.ReadFile(w.file)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return c, nil
+	case err != nil:
+		return c, err
+	}
+	if c, err = verify.Parse(text); err != nil { // whoever could change it could delete it: its signature says no more
+		return c, fmt.Errorf("%s: %w; if you know that the database wasn't restored, delete the file", w.file, err)
+	}
+	id, err := w.core.store.LogID(ctx)
+	if err == nil && c.LogID != id {
+		w.log.WarnContext(ctx, "this home has served another log until now", "was", c.LogID, "is", id)
+		return verify.Checkpoint{}, nil
+	}
+	return c, err
+}
+
+// run keeps each newer checkpoint until ctx ends. It ends with an error when the database's newest one is older than what
+// was kept: the database went back while serve ran.
+func (w *witness) run(ctx context.Context) error {
+	var kept eventstore.Head
+	tick := time.NewTicker(w.interval)
+	defer tick.Stop()
+	for {
+		switch head, err := w.core.store.NewestHead(ctx); {
+		case err != nil:
+			w.log.DebugContext(ctx, "the newest checkpoint could not be read", "err", err)
+		case head.Epoch < kept.Epoch, head.Epoch == kept.Epoch && head.Size < kept.Size:
+			return &eventstore.HeadConflictError{Epoch: kept.Epoch, Size: kept.Size, Position: head.Size + 1}
+		case head != kept:
+			if err := replaceFile(w.file, []byte(head.Checkpoint)); err != nil {
+				w.log.WarnContext(ctx, "the newest checkpoint is not kept in the home", "file", w.file, "err", err)
+				break
+			}
+			kept = head
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}

@@ -1,0 +1,195 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pipeops/pipeops/eventstore"
+	"github.com/pipeops/pipeops/eventstore/storetest"
+	"github.com/pipeops/pipeops/internal/bus"
+	"github.com/pipeops/pipeops/internal/config"
+	"github.com/pipeops/pipeops/internal/testenv"
+	"github.com/pipeops/pipeops/migrations"
+)
+
+// home is one installation whose serve is started again and again, in this process.
+type home struct {
+	t     *testing.T
+	cfg   config.Config
+	owner *pgx.Conn
+}
+
+func newHome(t *testing.T) *home {
+	t.Helper()
+	h := &home{t: t, cfg: config.Config{Home: t.TempDir()}}
+	h.use(testenv.Postgres(t))
+	return h
+}
+
+// use takes a database.
+func (h *home) use(url string) {
+	h.t.Helper()
+	h.cfg.DatabaseURL, h.cfg.MigrateURL = url, url
+	owner, err := pgx.Connect(h.t.Context(), url)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	h.t.Cleanup(func() { _ = owner.Close(context.Background()) })
+	h.owner = owner
+}
+
+func (h *home) exec(statement string) {
+	h.t.Helper()
+	if _, err := h.owner.Exec(h.t.Context(), statement); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+// restore loses everything that the database has of the log after a position, as a backup from then would.
+func (h *home) restore(position int64) {
+	h.t.Helper()
+	h.exec(fmt.Sprintf(`ALTER TABLE pipeops.events DISABLE TRIGGER USER; ALTER TABLE pipeops.tree_heads DISABLE TRIGGER USER;
+		DELETE FROM pipeops.events WHERE position > %d; DELETE FROM pipeops.tree_heads WHERE size > %d;
+		ALTER TABLE pipeops.events ENABLE ALWAYS TRIGGER never_changes; ALTER TABLE pipeops.tree_heads ENABLE TRIGGER USER`, position, position))
+}
+
+// grow appends so many events and signs what is there.
+func (h *home) grow(n int) eventstore.Head {
+	h.t.Helper()
+	c := h.open()
+	defer c.store.Close()
+	storetest.MustAppend(h.t, c.store, storetest.One("operation/x", eventstore.AnyVersion, storetest.NewEvents(n, "Filler")...))
+	head, err := c.signer.Sign(h.t.Context())
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return head
+}
+
+func (h *home) open() *core {
+	h.t.Helper()
+	c, err := openCore(h.t.Context(), h.cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return c
+}
+
+// serves starts serve, waits until its home has the newest checkpoint, and stops it. An error is serve's own.
+func (h *home) serves() error {
+	h.t.Helper()
+	c, log := h.open(), slog.New(slog.DiscardHandler)
+	defer c.store.Close()
+	l, err := (&net.ListenConfig{}).Listen(h.t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	b := bus.NewInProcess(bus.Config{Log: log})
+	defer b.Close() //nolint:errcheck // nothing is left in it
+	cfg := h.cfg
+	cfg.URL = "http://" + l.Addr().String()
+	ctx, stop := context.WithCancelCause(h.t.Context())
+	defer stop(nil)
+	done := make(chan error, 1)
+	go func() { done <- serve(ctx, cfg, c, b, l, log) }()
+	deadline, again := time.After(30*time.Second), time.NewTicker(10*time.Millisecond)
+	defer again.Stop()
+	for {
+		select {
+		case err := <-done:
+			return err
+		case <-deadline:
+			h.t.Fatal("no checkpoint comes into the home")
+		case <-again.C:
+		}
+		head, err := c.store.NewestHead(h.t.Context())
+		kept, _ := os.ReadFile(h.file())
+		if err == nil && head.Size > 0 && string(kept) == head.Checkpoint {
+			stop(nil)
+			return <-done
+		}
+	}
+}
+
+func (h *home) file() string { return filepath.Join(h.cfg.Home, "checkpoint") }
+
+func (h *home) must(err error) {
+	h.t.Helper()
+	if err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+func (h *home) refuses(says string) {
+	h.t.Helper()
+	err := h.serves()
+	if err == nil || exitCode(err) != exitRefused || !strings.Contains(err.Error(), says) {
+		h.t.Errorf("serve: %v, want it to refuse with %q", err, says)
+	}
+}
+
+func TestALogThatLostWhatTheHomeHasSeenIsNotServedUntilThatIsSaid(t *testing.T) {
+	t.Parallel()
+	h := newHome(t)
+	h.grow(10)
+	h.must(h.serves())
+	before := h.grow(10)
+	h.must(h.serves())
+
+	h.restore(before.Size - 5)
+	h.refuses("pipeops audit fork")
+	h.grow(20) // it has as many events again, but others
+	h.refuses("they are not those that stand in the log now")
+	_, _, err := migrations.Fork(t.Context(), h.cfg.MigrateURL, 0)
+	h.must(err)
+	h.grow(1)
+	h.must(h.serves())
+
+	// A backup from before that restore.
+	forked := h.open()
+	head, err := forked.store.Head(t.Context())
+	h.must(err)
+	forked.store.Close()
+	h.restore(before.Size - 5)
+	h.exec(`ALTER TABLE pipeops.log_epochs DISABLE TRIGGER USER; DELETE FROM pipeops.log_epochs WHERE epoch > 1;
+		ALTER TABLE pipeops.log_epochs ENABLE ALWAYS TRIGGER never_changes`)
+	h.refuses(fmt.Sprintf("pipeops audit fork --yes --at-least %d", head.LogEpoch+1))
+}
+
+func TestAHomeThatMovesToAnotherLogServesIt(t *testing.T) {
+	t.Parallel()
+	h := newHome(t)
+	h.grow(10)
+	h.must(h.serves())
+	h.use(testenv.Postgres(t))
+	h.grow(1)
+	h.must(h.serves())
+	h.must(os.WriteFile(h.file(), []byte("garbage"), 0o600))
+	h.refuses("delete the file")
+}
+
+func TestADatabaseThatGoesBackUnderServeEndsIt(t *testing.T) {
+	t.Parallel()
+	h := newHome(t)
+	h.grow(10)
+	c := h.open()
+	defer c.store.Close()
+	w := &witness{core: c, file: h.file(), log: slog.New(slog.DiscardHandler), interval: 10 * time.Millisecond}
+	done := make(chan error, 1)
+	go func() { done <- w.run(t.Context()) }()
+	eventually(t, 30*time.Second, "the checkpoint is kept", func() error { _, err := os.Stat(h.file()); return err })
+	h.restore(5)
+	if _, ok := errors.AsType[*eventstore.HeadConflictError](<-done); !ok {
+		t.Error("it goes on")
+	}
+}
