@@ -306,8 +306,11 @@ func (c *committer) try(ctx context.Context, batch []*request) (answers []answer
 			c.conn = nil
 			return nil, fmt.Errorf("connect: %w", err)
 		}
-		// Planning anew for each batch's arrays costs more than it gains. No parameter of the connection: poolers refuse those.
-		if _, err = c.conn.Exec(ctx, "SET plan_cache_mode = force_generic_plan"); err != nil {
+		// Planning anew for each batch's arrays costs more than it gains.
+		if err = setUp(ctx, c.conn); err == nil {
+			_, err = c.conn.Exec(ctx, "SET plan_cache_mode = force_generic_plan")
+		}
+		if err != nil {
 			c.disconnect(ctx)
 			return nil, fmt.Errorf("connect: %w", err)
 		}
@@ -372,14 +375,15 @@ func (c *committer) disconnect(ctx context.Context) {
 }
 
 // isPassing says whether the same statement may well succeed later: the server restarts, is full, recovers or has become
-// a standby, somebody cancelled the statement, or a pooler has lost what was prepared.
+// a standby, somebody cancelled the statement, or what was prepared is lost, there already or out of date: on another
+// connection it is prepared anew.
 func isPassing(err error) bool {
 	var refused *pgconn.PgError
 	if !errors.As(err, &refused) {
 		return false
 	}
 	switch refused.Code {
-	case "57P01", "57P02", "57P03", "57P04", "57P05", "57014", "53300", "40001", "40P01", "55P03", "25006", "26000":
+	case "57P01", "57P02", "57P03", "57P04", "57P05", "57014", "53300", "40001", "40P01", "55P03", "25006", "26000", "42P05", "0A000":
 		return true
 	}
 	return refused.Code[:2] == "08"

@@ -81,15 +81,15 @@ func TestStore(t *testing.T) {
 // As behind a pooler that keeps no prepared statements.
 func TestStoreWithoutPreparedStatements(t *testing.T) {
 	t.Parallel()
-	conform(t, "&default_query_exec_mode=describe_exec")
+	conform(t, "&default_query_exec_mode=cache_describe")
 }
 
-func TestAProtocolWithoutTypesIsRefused(t *testing.T) {
+func TestAWayOfQueryingThatLosesTypesOrSessionsIsRefused(t *testing.T) {
 	t.Parallel()
 	s := setup(t)
-	for _, mode := range []string{"exec", "simple_protocol"} {
+	for _, mode := range []string{"exec", "simple_protocol", "describe_exec"} {
 		_, err := eventstore.Open(t.Context(), eventstore.Config{URL: s.app + "&default_query_exec_mode=" + mode, Log: slog.New(slog.DiscardHandler)})
-		if err == nil || !strings.Contains(err.Error(), "default_query_exec_mode=describe_exec") {
+		if err == nil || !strings.Contains(err.Error(), "cache_describe") {
 			t.Errorf("%s: %v", mode, err)
 		}
 	}

@@ -90,15 +90,14 @@ func Open(ctx context.Context, config Config) (*Store, error) {
 		return nil, fmt.Errorf("event store: address of the database: %w", err)
 	}
 	switch mode := settings.ConnConfig.DefaultQueryExecMode; mode {
-	case pgx.QueryExecModeExec, pgx.QueryExecModeSimpleProtocol: // PostgreSQL isn't asked for types, and rows come as text
-		return nil, fmt.Errorf("event store: address of the database: it asks for %q; behind a pooler that keeps no prepared statements, "+
-			"write default_query_exec_mode=describe_exec", mode)
+	case pgx.QueryExecModeCacheStatement, pgx.QueryExecModeCacheDescribe:
+	default: // rows would come as text, or a statement would be torn apart between two sessions
+		return nil, fmt.Errorf("event store: address of the database: default_query_exec_mode is %q; leave it out, or behind a pooler that "+
+			"keeps no prepared statements write cache_describe (sessions it must keep: leaders hold locks)", mode)
 	}
-	settings.MaxConns = int32(config.PoolSize) //nolint:gosec // a handful
-	parameters := settings.ConnConfig.RuntimeParams
-	parameters["application_name"] = "pipeops"
-	parameters["default_transaction_isolation"] = "read committed" // a snapshot from before the append lock misses the newest
-	parameters["jit"] = "off"                                      // our queries are short
+	settings.MaxConns = int32(config.PoolSize)                        //nolint:gosec // a handful
+	settings.ConnConfig.RuntimeParams["application_name"] = "pipeops" // poolers refuse, or forget, most others: they are set below
+	settings.AfterConnect = setUp
 	pool, err := pgxpool.NewWithConfig(ctx, settings)
 	if err != nil {
 		return nil, fmt.Errorf("event store: %w", err)
@@ -120,6 +119,13 @@ func Open(ctx context.Context, config Config) (*Store, error) {
 		s.pool.Close()
 	})
 	return s, nil
+}
+
+// setUp makes a connection ours. A snapshot from before the append lock would miss the newest events, and our queries are
+// too short for compiling.
+func setUp(ctx context.Context, conn *pgx.Conn) error {
+	_, err := conn.Exec(ctx, "SET default_transaction_isolation = 'read committed'; SET jit = off")
+	return err
 }
 
 // Close finishes the append in flight, refuses the ones that wait with ErrClosed, and closes all connections. Stop

@@ -12,29 +12,52 @@ import (
 	"github.com/pipeops/pipeops/eventstore"
 )
 
+// One event alone and several together may well take different ways.
 func appendKeepsTheWholeEnvelopeAndTheExactBytes(t *testing.T, open func() Store) {
 	s := open()
-	e := NewEvent("ImagePushed")
-	e.Body = []byte(`{"b":1,"a":"ü <&> \u0000","b":2}`)
-	e.SchemaVersion, e.CausationID, e.Attempt, e.AttemptSeq, e.Trace = 2, "c", "bld_1.1", 7, "00-t"
 	before := time.Now().Add(-time.Minute)
-	got := MustAppend(t, s, One("build/1", 0, e))
-	want := domain.Cursor{LogEpoch: 1, Position: 1}
-	if got.First != want || got.Last != want || got.Known {
-		t.Fatalf("appended at %+v, want %v", got, want)
+	last := int64(0)
+	for _, n := range []int{1, 3} {
+		stream := domain.Stream(fmt.Sprintf("build/%d", n))
+		events := make([]eventstore.NewEvent, n)
+		for i := range events {
+			events[i] = fullEvent(fmt.Sprintf("%d-%d", n, i), i)
+		}
+		got := MustAppend(t, s, One(stream, 0, events...))
+		first := domain.Cursor{LogEpoch: 1, Position: last + 1}
+		if last += int64(n); got.First != first || got.Last.Position != last || got.Known {
+			t.Fatalf("appended at %+v, want %v to %d", got, first, last)
+		}
+		all := Collect(t, s.ReadStream(t.Context(), stream, 0))
+		if len(all) != n {
+			t.Fatalf("read back %d events, want %d", len(all), n)
+		}
+		for i, e := range events {
+			if all[i].RecordedAt.Before(before) || all[i].RecordedAt.Location() != time.UTC {
+				t.Errorf("recorded at %s", all[i].RecordedAt)
+			}
+			want := domain.Recorded{
+				Cursor: domain.Cursor{LogEpoch: 1, Position: first.Position + int64(i)}, ID: e.ID, Stream: stream, Version: int64(i + 1),
+				ProjectID: e.ProjectID, Type: e.Type, SchemaVersion: e.SchemaVersion, Body: e.Body, OccurredAt: e.OccurredAt.Truncate(time.Microsecond),
+				RecordedAt: all[i].RecordedAt, Actor: e.Actor, CorrelationID: e.CorrelationID, CausationID: e.CausationID, Attempt: e.Attempt,
+				AttemptSeq: e.AttemptSeq, Trace: e.Trace,
+			}
+			if diff := cmp.Diff(want, all[i]); diff != "" {
+				t.Errorf("want - got +\n%s", diff)
+			}
+		}
 	}
-	all := Collect(t, s.ReadStream(t.Context(), "build/1", 0))
-	if len(all) != 1 || all[0].RecordedAt.Before(before) || all[0].RecordedAt.Location() != time.UTC {
-		t.Fatalf("read back %+v", all)
-	}
-	all[0].RecordedAt = time.Time{}
-	if diff := cmp.Diff(domain.Recorded{
-		Cursor: want, ID: e.ID, Stream: "build/1", Version: 1, ProjectID: e.ProjectID, Type: e.Type, SchemaVersion: 2,
-		Body: e.Body, OccurredAt: e.OccurredAt.Truncate(time.Microsecond), Actor: e.Actor, CorrelationID: e.CorrelationID,
-		CausationID: "c", Attempt: "bld_1.1", AttemptSeq: 7, Trace: "00-t",
-	}, all[0]); diff != "" {
-		t.Errorf("want - got +\n%s", diff)
-	}
+}
+
+// fullEvent has another value in each of its fields.
+func fullEvent(name string, n int) eventstore.NewEvent {
+	e := NewEvent("ImagePushed")
+	e.Body = fmt.Appendf(nil, `{"b":%d,"a":"ü <&> \u0000","b":2}`, n)
+	e.SchemaVersion, e.AttemptSeq = 2+n, int64(7+n)
+	e.ProjectID, e.Actor, e.CorrelationID, e.CausationID = domain.ProjectID("project "+name), "actor "+name, "correlation "+name, "causation "+name
+	e.Attempt, e.Trace = domain.AttemptID("attempt "+name), "trace "+name
+	e.OccurredAt = time.Date(1999, 12, 31, 23, 59, 59-n, 123_456_789, time.UTC) // before PostgreSQL's year 0, and finer than it keeps
+	return e
 }
 
 func appendToSeveralStreamsIsAllOrNothing(t *testing.T, open func() Store) {
