@@ -138,7 +138,9 @@ func (f *forwarder) backend(ctx context.Context) (stream, error) {
 			if s := f.direct(ctx, p); s != nil {
 				return s, nil
 			}
-			if s, err := f.through(ctx, p); err == nil {
+			within, cancel := context.WithTimeoutCause(ctx, dialWait, errNobody) // one that hangs leaves time for the others
+			s, err := f.through(within, p)
+			if cancel(); err == nil {
 				return s, nil
 			}
 		}
