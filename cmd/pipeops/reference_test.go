@@ -50,7 +50,7 @@ func writeCommand(b *bytes.Buffer, c *cobra.Command) {
 	if c.Long != "" {
 		fmt.Fprintf(b, "\n%s\n", c.Long)
 	}
-	if c.Runnable() && !c.HasSubCommands() {
+	if c.Runnable() {
 		block(c.UseLine())
 	}
 	block(c.Example)

@@ -72,6 +72,9 @@ func tokenRevoke() *cobra.Command {
 	return &cobra.Command{
 		Use: "revoke NAME|ID", Short: "End a token for ever, and what is subscribed with it", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if records.IsToken(args[0]) {
+				return usage("that is a token itself, and it stands in your shell's history now: give its name or id, pipeops token list names them")
+			}
 			return withTokens(cmd.Context(), func(tokens *records.Tokens) error {
 				all, err := tokens.List(cmd.Context())
 				if err != nil {

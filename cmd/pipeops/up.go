@@ -293,7 +293,10 @@ func writeReached(ctx context.Context, cfg config.Config, c *core) error {
 			return err
 		}
 	}
-	if _, err := c.tokens.Register(ctx, "up", token); err != nil {
+	switch _, err := c.tokens.Register(ctx, "up", token); {
+	case errors.Is(err, records.ErrBadToken):
+		return fmt.Errorf("the token in %s was revoked: delete this file, and `pipeops up` makes a new one", file)
+	case err != nil:
 		return fmt.Errorf("register the token of %s: %w", file, err)
 	}
 	return writePrivate(reachedFile(cfg.Home), reached{URL: cfg.URL, TokenFile: file})

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -40,6 +41,9 @@ type Token struct {
 
 // NewToken gives the text of a new token, not yet valid: Register makes it so.
 func NewToken() string { return tokenPrefix + rand.Text() }
+
+// IsToken says whether a text looks like a token, which must not be printed.
+func IsToken(text string) bool { return strings.HasPrefix(text, tokenPrefix) }
 
 // Create makes a token and gives its text, which nobody can get again.
 func (t *Tokens) Create(ctx context.Context, name string) (secret string, token Token, err error) {
