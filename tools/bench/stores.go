@@ -11,7 +11,6 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	_ "github.com/jackc/pgx/v5/stdlib" // of watermill-sql
 
@@ -21,7 +20,7 @@ import (
 
 // stores are what a Go driver can append to.
 var stores = map[string]func(ctx context.Context, url string) (appender, func(), error){
-	"pipeops": openPipeOps, "insert": openInsert, "watermill": openWatermill, "message-db": openMessageDB,
+	"pipeops": openPipeOps, "pipeops that follows": openFollowing, "insert": openInsert, "watermill": openWatermill, "message-db": openMessageDB,
 }
 
 // connections that a peer has, one a writer up to here: more slow all of them, and the server takes 200.
@@ -39,6 +38,26 @@ func openPipeOps(ctx context.Context, url string) (appender, func(), error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	return appendTo(store), store.Close, nil
+}
+
+// openFollowing also follows the log and indexes it, as a store does in serve.
+func openFollowing(ctx context.Context, url string) (appender, func(), error) {
+	store, err := eventstore.Open(ctx, eventstore.Config{URL: url, Log: slog.Default()})
+	if err != nil {
+		return nil, nil, err
+	}
+	running, end := context.WithCancelCause(ctx)
+	done := make(chan error, 1)
+	go func() { done <- store.Run(running) }()
+	return appendTo(store), func() {
+		end(nil)
+		_ = <-done // it returns nil
+		store.Close()
+	}, nil
+}
+
+func appendTo(store *eventstore.Store) appender {
 	return func(ctx context.Context, _ int, stream string, version int64, batch int) error {
 		events := make([]eventstore.NewEvent, batch)
 		for i := range events {
@@ -48,7 +67,7 @@ func openPipeOps(ctx context.Context, url string) (appender, func(), error) {
 			{Stream: domain.Stream("build/" + stream), Expected: version, Events: events},
 		}})
 		return err
-	}, store.Close, nil
+	}
 }
 
 func openPool(ctx context.Context, url, schema string) (*pgxpool.Pool, error) {
@@ -110,25 +129,19 @@ func openMessageDB(ctx context.Context, url string) (appender, func(), error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	write := func(ctx context.Context, in interface {
-		Exec(ctx context.Context, sql string, arguments ...any) (pgconn.CommandTag, error)
-	}, stream string, expected int64,
-	) error {
-		_, err := in.Exec(ctx, "SELECT write_message($1, $2, $3, $4::jsonb, NULL, $5)",
-			uuid.NewString(), "build-"+stream, "LayerCached", string(body), expected)
-		return err
+	const text = "SELECT write_message($1, $2, $3, $4::jsonb, NULL, $5)"
+	arguments := func(stream string, expected int64) []any {
+		return []any{uuid.NewString(), "build-" + stream, "LayerCached", string(body), expected}
 	}
 	return func(ctx context.Context, _ int, stream string, version int64, batch int) error {
 		if batch == 1 {
-			return write(ctx, pool, stream, version-1)
+			_, err := pool.Exec(ctx, text, arguments(stream, version-1)...)
+			return err
 		}
-		return pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
-			for i := range int64(batch) {
-				if err := write(ctx, tx, stream, version-1+i); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
+		all := &pgx.Batch{} // one round trip, and one transaction
+		for i := range int64(batch) {
+			all.Queue(text, arguments(stream, version-1+i)...)
+		}
+		return pool.SendBatch(ctx, all).Close()
 	}, pool.Close, nil
 }
