@@ -1,6 +1,7 @@
 package graph_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -632,5 +633,35 @@ func TestABrowserSignsInWithACookie(t *testing.T) {
 	}
 	if resp := get("GET", "/login", ""); resp.StatusCode != http.StatusMethodNotAllowed {
 		t.Errorf("got %s", resp.Status)
+	}
+}
+
+func TestProjectsComeInPagesByNameOfWhatOneMaySee(t *testing.T) {
+	t.Parallel()
+	var hidden sync.Map
+	w := newWorld(t, func(c *graph.Config) {
+		c.MayRead = func(_ context.Context, _ string, p domain.ProjectID) bool { _, is := hidden.Load(p); return !is }
+	})
+	for _, name := range []string{"e", "a", "d", "b", "c"} {
+		if id := w.project(name); name == "b" || name == "c" {
+			hidden.Store(id, true)
+		}
+	}
+	type page struct {
+		Projects []struct{ Name string }
+		Status   []struct{ ProjectName string }
+	}
+	const query = `query($first: Int!, $after: String) { projects(first: $first, after: $after) { name } status(first: $first, after: $after) { projectName } }`
+	for _, c := range []struct {
+		after, want string
+	}{{"", "[{a} {d}]"}, {"a", "[{d} {e}]"}, {"d", "[{e}]"}, {"e", "[]"}} {
+		got := ask[page](w, query, map[string]any{"first": 2, "after": c.after})
+		if fmt.Sprint(got.Projects) != c.want || fmt.Sprint(got.Status) != c.want {
+			t.Errorf("after %q: %v and %v, want %s", c.after, got.Projects, got.Status, c.want)
+		}
+	}
+	for _, first := range []string{"0", "501"} {
+		w.refused("BAD_INPUT", `{ projects(first: `+first+`) { name } }`, nil)
+		w.refused("BAD_INPUT", `{ status(first: `+first+`) { projectName } }`, nil)
 	}
 }

@@ -62,8 +62,13 @@ const (
 func complexity() (c generated.ComplexityRoot) {
 	times := func(n int) func(int) int { return func(child int) int { return 1 + n*child } }
 	page := func(child, first int) int { return 1 + max(1, first)*child }
-	c.Query.Projects = func(child int, _ *model.Moment, _ *domain.Cursor) int { return times(fewRows)(child) }
-	c.Query.Status = func(child int, _ *string, _ *model.Moment, _ *domain.Cursor) int { return times(fewRows)(child) }
+	c.Query.Projects = func(child, first int, _ *string, _ *model.Moment, _ *domain.Cursor) int { return page(child, first) }
+	c.Query.Status = func(child int, project *string, first int, _ *string, _ *model.Moment, _ *domain.Cursor) int {
+		if value(project) != "" {
+			first = fewRows
+		}
+		return page(child, first)
+	}
 	c.Query.Workers = times(fewRows)
 	c.Query.Builds = func(child int, _ string, _ *string, first int, _ *int64, _ *model.Moment, _ *domain.Cursor) int {
 		return page(child, first)

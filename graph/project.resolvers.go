@@ -58,9 +58,8 @@ func (r *projectResolver) LastPush(ctx context.Context, obj *projections.Project
 	return r.config.Queries.LastPush(ctx, obj.ID, at(ctx))
 }
 
-func (r *queryResolver) Projects(ctx context.Context, asOf *model.Moment, atLeast *domain.Cursor) ([]projections.Project, error) {
-	found, err := r.config.Queries.Projects(ctx, at(ctx))
-	return visible(ctx, r.Resolver, found, ofProject), err
+func (r *queryResolver) Projects(ctx context.Context, first int, after *string, asOf *model.Moment, atLeast *domain.Cursor) ([]projections.Project, error) {
+	return r.pageOfProjects(ctx, first, value(after))
 }
 
 func (r *queryResolver) Project(ctx context.Context, name *string, id *string, asOf *model.Moment, atLeast *domain.Cursor) (*projections.Project, error) {
@@ -71,16 +70,19 @@ func (r *queryResolver) Project(ctx context.Context, name *string, id *string, a
 	return seen(ctx, r.Resolver, p, err, ofProject)
 }
 
-func (r *queryResolver) Status(ctx context.Context, project *string, asOf *model.Moment, atLeast *domain.Cursor) ([]projections.ServiceStatus, error) {
-	of := ""
-	if value(project) != "" {
-		id, err := r.projectID(ctx, *project)
+func (r *queryResolver) Status(ctx context.Context, project *string, first int, after *string, asOf *model.Moment, atLeast *domain.Cursor) ([]projections.ServiceStatus, error) {
+	if value(project) == "" {
+		found, err := r.pageOfProjects(ctx, first, value(after))
 		if err != nil {
 			return nil, err
 		}
-		of = string(id)
+		return r.config.Queries.StatusOf(ctx, found, at(ctx))
 	}
-	found, err := r.config.Queries.Status(ctx, of, at(ctx))
+	id, err := r.projectID(ctx, *project)
+	if err != nil {
+		return nil, err
+	}
+	found, err := r.config.Queries.Status(ctx, string(id), at(ctx))
 	return visible(ctx, r.Resolver, found, ofStatus), err
 }
 

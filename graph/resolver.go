@@ -85,9 +85,27 @@ func (r *Resolver) loadProject(ctx context.Context, nameOrID string) (*domain.Pr
 	return nil, notFound("project", "project "+nameOrID, "see: pipeops project list")
 }
 
+// pageOfProjects gives the next projects after a name that the caller may see.
+func (r *Resolver) pageOfProjects(ctx context.Context, first int, after string) (out []projections.Project, err error) {
+	if _, err := page(first, nil); err != nil {
+		return nil, err
+	}
+	for more := true; more && len(out) < first; {
+		found, err := r.config.Queries.Projects(ctx, projections.Names{First: first, After: after}, at(ctx))
+		if err != nil {
+			return nil, err
+		}
+		if more = len(found) == first; more {
+			after = found[first-1].Name
+		}
+		out = append(out, visible(ctx, r, found, ofProject)...)
+	}
+	return out[:min(first, len(out))], nil
+}
+
 func page(first int, before *int64) (projections.Page, error) {
 	if first < 1 || first > projections.MaxFirst {
-		return projections.Page{}, badInput("first", "a page has 1 to 500 rows", "ask for 100, and for the next page with before")
+		return projections.Page{}, badInput("first", "a page has 1 to 500 rows", "ask for 100, and for the next page with before or after")
 	}
 	return projections.Page{First: first, Before: value(before)}, nil
 }

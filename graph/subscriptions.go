@@ -128,12 +128,12 @@ func pause(ctx context.Context, d time.Duration) {
 func (r *Resolver) watchProjects(ctx context.Context) (<-chan []projections.Project, error) {
 	q := r.config.Queries
 	return watch(ctx, r, func(ctx context.Context) (w watched[[]projections.Project], err error) {
-		found, err := q.Projects(ctx, projections.At{})
+		found, err := q.Projects(ctx, projections.Names{}, projections.At{})
 		if err != nil {
 			return w, err
 		}
 		w.value = visible(ctx, r, found, ofProject)
-		status, err := q.Status(ctx, "", projections.At{})
+		status, err := q.StatusOf(ctx, w.value, projections.At{})
 		pushes := make([]*projections.Push, len(w.value))
 		for i, p := range w.value {
 			var e error

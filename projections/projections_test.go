@@ -168,7 +168,7 @@ func TestARestoredLogIsProjectedAnew(t *testing.T) {
 	w2 := *w
 	w2.store = w.open()
 	var forked *projections.CursorError
-	if _, err := again.Queries().Projects(t.Context(), projections.At{AtLeast: seen}); !errors.As(err, &forked) || !forked.Forked {
+	if _, err := again.Queries().Projects(t.Context(), projections.Names{}, projections.At{AtLeast: seen}); !errors.As(err, &forked) || !forked.Forked {
 		t.Errorf("a cursor of the lost part: got %v, want that the log forked", err)
 	}
 	if got := ask(t, again.Queries(), projections.At{AtLeast: w2.head()}); len(got.Builds) != 0 || len(got.Pushes) != 1 {

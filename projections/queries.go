@@ -55,9 +55,15 @@ func (e *BehindError) Error() string {
 	return text
 }
 
-// Projects gives all projects, by name.
-func (q *Queries) Projects(ctx context.Context, at At) ([]Project, error) {
-	return list(ctx, q, at, projectsProjection, projects, "TRUE ORDER BY lookup")
+// Names picks part of a list that is ordered by name.
+type Names struct {
+	First int    // at most; 0 = all
+	After string // the last name of the part before; "" = from the start
+}
+
+// Projects gives projects, by name.
+func (q *Queries) Projects(ctx context.Context, page Names, at At) ([]Project, error) {
+	return list(ctx, q, at, projectsProjection, projects, "lookup > $2 ORDER BY lookup LIMIT nullif($3, 0)", page.After, page.First)
 }
 
 // Project finds a project by id or name.

@@ -29,17 +29,19 @@ type ServiceStatus struct {
 	Quarantined []Quarantine
 }
 
-// Status gives one row per environment and service of a project (by id or name), or of all projects when it is empty.
+// Status gives what runs of a project (id or name) where, one row per environment and service.
 func (q *Queries) Status(ctx context.Context, project string, at At) ([]ServiceStatus, error) {
-	var found []Project
-	var err error
-	if project == "" {
-		found, err = q.Projects(ctx, at)
-	} else if p, e := q.Project(ctx, project, at); p != nil || e != nil {
-		found, err = []Project{deref(p)}, e
-	}
-	if err != nil || len(found) == 0 {
+	p, err := q.Project(ctx, project, at)
+	if err != nil || p == nil {
 		return nil, err
+	}
+	return q.StatusOf(ctx, []Project{*p}, at)
+}
+
+// StatusOf is Status of several projects, in their order. They must be as of the same moment.
+func (q *Queries) StatusOf(ctx context.Context, found []Project, at At) ([]ServiceStatus, error) {
+	if len(found) == 0 {
+		return nil, nil
 	}
 	ids := make([]string, len(found))
 	for i, p := range found {

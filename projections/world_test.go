@@ -387,9 +387,9 @@ func ask(tb testing.TB, q *projections.Queries, at projections.At) (a answer) {
 	tb.Helper()
 	ctx := tb.Context()
 	var err error
-	a.Projects, err = q.Projects(ctx, at)
+	a.Projects, err = q.Projects(ctx, projections.Names{}, at)
 	must(tb, err)
-	a.Status, err = q.Status(ctx, "", at)
+	a.Status, err = q.StatusOf(ctx, a.Projects, at)
 	must(tb, err)
 	for _, p := range a.Projects {
 		b, err := q.Builds(ctx, p.ID, "", projections.Page{}, at)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -302,21 +303,20 @@ func projectList() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			var out struct{ Projects json.RawMessage }
-			at, err := c.ask(cmd.Context(), `query($asOf: Moment) { projects(asOf: $asOf) `+projectFields+` }`, then.in(map[string]any{}), &out)
+			all, at, err := c.projects(cmd.Context(), then)
 			if err != nil {
 				return err
 			}
-			then.tell(cmd, at["projects"])
+			then.tell(cmd, at)
 			if asJSON {
-				return printJSON(cmd.OutOrStdout(), out.Projects)
-			}
-			var projects []project
-			if err := json.Unmarshal(out.Projects, &projects); err != nil {
-				return err
+				return printJSON(cmd.OutOrStdout(), all)
 			}
 			rows := [][]string{}
-			for _, p := range projects {
+			for _, text := range all {
+				var p project
+				if err := json.Unmarshal(text, &p); err != nil {
+					return err
+				}
 				var envs []string
 				for _, e := range p.Environments {
 					envs = append(envs, e.Name)
@@ -329,6 +329,30 @@ func projectList() *cobra.Command {
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print them as JSON")
 	then.flag(cmd)
 	return cmd
+}
+
+const pageOfProjects = 100
+
+// projects gives all of them, page after page, as of one moment.
+func (c *client) projects(ctx context.Context, then asOf) (all []json.RawMessage, at string, err error) {
+	all = []json.RawMessage{}
+	for after := ""; ; {
+		var out struct{ Projects []json.RawMessage }
+		moments, err := c.ask(ctx, `query($first: Int!, $after: String, $asOf: Moment) { projects(first: $first, after: $after, asOf: $asOf) `+projectFields+` }`,
+			then.in(map[string]any{"first": pageOfProjects, "after": after}), &out)
+		if err != nil {
+			return nil, "", err
+		}
+		all, at = append(all, out.Projects...), moments["projects"]
+		if len(out.Projects) < pageOfProjects {
+			return all, at, nil
+		}
+		var last project
+		if err := json.Unmarshal(out.Projects[pageOfProjects-1], &last); err != nil {
+			return nil, "", err
+		}
+		after, then = last.Name, asOf(at)
+	}
 }
 
 func projectShow() *cobra.Command {

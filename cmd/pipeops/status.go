@@ -7,7 +7,9 @@ import (
 	"github.com/spf13/cobra"
 )
 
-const statusQuery = `query($project: ID, $asOf: Moment) { status(project: $project, asOf: $asOf) {
+const statusQuery = `query($project: ID, $first: Int! = 100, $after: String, $asOf: Moment, $all: Boolean! = false) {
+  projects(first: $first, after: $after, asOf: $asOf) @include(if: $all) { name }
+  status(project: $project, first: $first, after: $after, asOf: $asOf) {
   project projectName environment environmentName namespace service serviceName digest commit address activatedAt phase
   release { id build commit image configVersion } latest { id phase diagnosis ` + diagnosisFields + ` rollbackDiagnosis ` + diagnosisFields + ` }
   quarantined { release why } } }`
@@ -96,19 +98,37 @@ func (a asOf) tell(cmd *cobra.Command, cursor string) {
 	}
 }
 
-func (c *client) status(cmd *cobra.Command, project string, then asOf) (json.RawMessage, []statusRow, error) {
-	vars := map[string]any{}
+// status asks for one project's, or for that of all, page after page, as of one moment.
+func (c *client) status(cmd *cobra.Command, project string, then asOf) (all []json.RawMessage, rows []statusRow, err error) {
+	vars := map[string]any{"first": pageOfProjects, "all": project == ""}
 	if project != "" {
 		vars["project"] = project
 	}
-	var out struct{ Status json.RawMessage }
-	at, err := c.ask(cmd.Context(), statusQuery, then.in(vars), &out)
-	if err != nil {
-		return nil, nil, err
+	asked := then
+	all = []json.RawMessage{}
+	for {
+		var out struct {
+			Projects []struct{ Name string }
+			Status   []json.RawMessage
+		}
+		at, err := c.ask(cmd.Context(), statusQuery, then.in(vars), &out)
+		if err != nil {
+			return nil, nil, err
+		}
+		all = append(all, out.Status...)
+		if len(out.Projects) < pageOfProjects {
+			asked.tell(cmd, at["status"])
+			break
+		}
+		vars["after"], then = out.Projects[pageOfProjects-1].Name, asOf(at["status"])
 	}
-	then.tell(cmd, at["status"])
-	var rows []statusRow
-	return out.Status, rows, json.Unmarshal(out.Status, &rows)
+	rows = make([]statusRow, len(all))
+	for i, text := range all {
+		if err := json.Unmarshal(text, &rows[i]); err != nil {
+			return nil, nil, err
+		}
+	}
+	return all, rows, nil
 }
 
 func shortDigest(d string) string {

@@ -290,10 +290,10 @@ type ComplexityRoot struct {
 		Head        func(childComplexity int) int
 		Project     func(childComplexity int, name *string, id *string, asOf *model.Moment, atLeast *domain.Cursor) int
 		Projections func(childComplexity int) int
-		Projects    func(childComplexity int, asOf *model.Moment, atLeast *domain.Cursor) int
+		Projects    func(childComplexity int, first int, after *string, asOf *model.Moment, atLeast *domain.Cursor) int
 		Push        func(childComplexity int, id string, asOf *model.Moment, atLeast *domain.Cursor) int
 		Pushes      func(childComplexity int, project string, ignored bool, first int, before *int64, asOf *model.Moment, atLeast *domain.Cursor) int
-		Status      func(childComplexity int, project *string, asOf *model.Moment, atLeast *domain.Cursor) int
+		Status      func(childComplexity int, project *string, first int, after *string, asOf *model.Moment, atLeast *domain.Cursor) int
 		Timeline    func(childComplexity int, project *string, push *string, asOf *model.Moment, atLeast *domain.Cursor) int
 		Why         func(childComplexity int, environment string, service *string, project *string, asOf *model.Moment, atLeast *domain.Cursor) int
 		Workers     func(childComplexity int) int
@@ -1753,7 +1753,7 @@ func (e *executableSchema) Complexity(ctx context.Context, typeName, field strin
 			return 0, false
 		}
 
-		return e.ComplexityRoot.Query.Projects(childComplexity, args["asOf"].(*model.Moment), args["atLeast"].(*domain.Cursor)), true
+		return e.ComplexityRoot.Query.Projects(childComplexity, args["first"].(int), args["after"].(*string), args["asOf"].(*model.Moment), args["atLeast"].(*domain.Cursor)), true
 	case "Query.push":
 		if e.ComplexityRoot.Query.Push == nil {
 			break
@@ -1786,7 +1786,7 @@ func (e *executableSchema) Complexity(ctx context.Context, typeName, field strin
 			return 0, false
 		}
 
-		return e.ComplexityRoot.Query.Status(childComplexity, args["project"].(*string), args["asOf"].(*model.Moment), args["atLeast"].(*domain.Cursor)), true
+		return e.ComplexityRoot.Query.Status(childComplexity, args["project"].(*string), args["first"].(int), args["after"].(*string), args["asOf"].(*model.Moment), args["atLeast"].(*domain.Cursor)), true
 	case "Query.timeline":
 		if e.ComplexityRoot.Query.Timeline == nil {
 			break
@@ -2935,12 +2935,12 @@ type EventPage {
 }
 `, BuiltIn: false},
 	{Name: "../schema/project.graphqls", Input: `extend type Query {
-  "By name."
-  projects(asOf: Moment, atLeast: Cursor): [Project!]!
+  "By name. ` + "`" + `after` + "`" + ` is the name of the last one of the page before."
+  projects(first: Int! = 100, after: String, asOf: Moment, atLeast: Cursor): [Project!]!
   "By name or id; null when there is none."
   project(name: String, id: ID, asOf: Moment, atLeast: Cursor): Project
-  "What runs where: one row per environment and service. Without a project: of all of them."
-  status(project: ID, asOf: Moment, atLeast: Cursor): [Status!]!
+  "What runs where: one row per environment and service. Without a project: of the projects that ` + "`" + `projects(first, after)` + "`" + ` gives."
+  status(project: ID, first: Int! = 100, after: String, asOf: Moment, atLeast: Cursor): [Status!]!
 }
 
 extend type Mutation {

@@ -43,9 +43,9 @@ type QueryResolver interface {
 	Deployment(ctx context.Context, id string, asOf *model.Moment, atLeast *domain.Cursor) (*projections.Deployment, error)
 	Deployments(ctx context.Context, project string, environment *string, service *string, first int, before *int64, asOf *model.Moment, atLeast *domain.Cursor) ([]projections.Deployment, error)
 	Events(ctx context.Context, after *domain.Cursor, until *model.Moment, project *string, types []string, correlation *string, stream *string, first int) (*model.EventPage, error)
-	Projects(ctx context.Context, asOf *model.Moment, atLeast *domain.Cursor) ([]projections.Project, error)
+	Projects(ctx context.Context, first int, after *string, asOf *model.Moment, atLeast *domain.Cursor) ([]projections.Project, error)
 	Project(ctx context.Context, name *string, id *string, asOf *model.Moment, atLeast *domain.Cursor) (*projections.Project, error)
-	Status(ctx context.Context, project *string, asOf *model.Moment, atLeast *domain.Cursor) ([]projections.ServiceStatus, error)
+	Status(ctx context.Context, project *string, first int, after *string, asOf *model.Moment, atLeast *domain.Cursor) ([]projections.ServiceStatus, error)
 	Push(ctx context.Context, id string, asOf *model.Moment, atLeast *domain.Cursor) (*projections.Push, error)
 	Pushes(ctx context.Context, project string, ignored bool, first int, before *int64, asOf *model.Moment, atLeast *domain.Cursor) ([]projections.Push, error)
 	Timeline(ctx context.Context, project *string, push *string, asOf *model.Moment, atLeast *domain.Cursor) (*projections.Timeline, error)
@@ -514,22 +514,38 @@ func (ec *executionContext) field_Query_project_args(ctx context.Context, rawArg
 func (ec *executionContext) field_Query_projects_args(ctx context.Context, rawArgs map[string]any) (map[string]any, error) {
 	var err error
 	args := map[string]any{}
-	arg0, err := graphql.ProcessArgField(ctx, rawArgs, "asOf",
+	arg0, err := graphql.ProcessArgField(ctx, rawArgs, "first",
+		func(ctx context.Context, v any) (int, error) {
+			return ec.unmarshalNInt2int(ctx, v)
+		})
+	if err != nil {
+		return nil, err
+	}
+	args["first"] = arg0
+	arg1, err := graphql.ProcessArgField(ctx, rawArgs, "after",
+		func(ctx context.Context, v any) (*string, error) {
+			return ec.unmarshalOString2ᚖstring(ctx, v)
+		})
+	if err != nil {
+		return nil, err
+	}
+	args["after"] = arg1
+	arg2, err := graphql.ProcessArgField(ctx, rawArgs, "asOf",
 		func(ctx context.Context, v any) (*model.Moment, error) {
 			return ec.unmarshalOMoment2ᚖgithubᚗcomᚋpipeopsᚋpipeopsᚋgraphᚋmodelᚐMoment(ctx, v)
 		})
 	if err != nil {
 		return nil, err
 	}
-	args["asOf"] = arg0
-	arg1, err := graphql.ProcessArgField(ctx, rawArgs, "atLeast",
+	args["asOf"] = arg2
+	arg3, err := graphql.ProcessArgField(ctx, rawArgs, "atLeast",
 		func(ctx context.Context, v any) (*domain.Cursor, error) {
 			return ec.unmarshalOCursor2ᚖgithubᚗcomᚋpipeopsᚋpipeopsᚋdomainᚐCursor(ctx, v)
 		})
 	if err != nil {
 		return nil, err
 	}
-	args["atLeast"] = arg1
+	args["atLeast"] = arg3
 	return args, nil
 }
 
@@ -628,22 +644,38 @@ func (ec *executionContext) field_Query_status_args(ctx context.Context, rawArgs
 		return nil, err
 	}
 	args["project"] = arg0
-	arg1, err := graphql.ProcessArgField(ctx, rawArgs, "asOf",
+	arg1, err := graphql.ProcessArgField(ctx, rawArgs, "first",
+		func(ctx context.Context, v any) (int, error) {
+			return ec.unmarshalNInt2int(ctx, v)
+		})
+	if err != nil {
+		return nil, err
+	}
+	args["first"] = arg1
+	arg2, err := graphql.ProcessArgField(ctx, rawArgs, "after",
+		func(ctx context.Context, v any) (*string, error) {
+			return ec.unmarshalOString2ᚖstring(ctx, v)
+		})
+	if err != nil {
+		return nil, err
+	}
+	args["after"] = arg2
+	arg3, err := graphql.ProcessArgField(ctx, rawArgs, "asOf",
 		func(ctx context.Context, v any) (*model.Moment, error) {
 			return ec.unmarshalOMoment2ᚖgithubᚗcomᚋpipeopsᚋpipeopsᚋgraphᚋmodelᚐMoment(ctx, v)
 		})
 	if err != nil {
 		return nil, err
 	}
-	args["asOf"] = arg1
-	arg2, err := graphql.ProcessArgField(ctx, rawArgs, "atLeast",
+	args["asOf"] = arg3
+	arg4, err := graphql.ProcessArgField(ctx, rawArgs, "atLeast",
 		func(ctx context.Context, v any) (*domain.Cursor, error) {
 			return ec.unmarshalOCursor2ᚖgithubᚗcomᚋpipeopsᚋpipeopsᚋdomainᚐCursor(ctx, v)
 		})
 	if err != nil {
 		return nil, err
 	}
-	args["atLeast"] = arg2
+	args["atLeast"] = arg4
 	return args, nil
 }
 
@@ -1769,7 +1801,7 @@ func (ec *executionContext) _Query_projects(ctx context.Context, field graphql.C
 		},
 		func(ctx context.Context) (any, error) {
 			fc := graphql.GetFieldContext(ctx)
-			return ec.Resolvers.Query().Projects(ctx, fc.Args["asOf"].(*model.Moment), fc.Args["atLeast"].(*domain.Cursor))
+			return ec.Resolvers.Query().Projects(ctx, fc.Args["first"].(int), fc.Args["after"].(*string), fc.Args["asOf"].(*model.Moment), fc.Args["atLeast"].(*domain.Cursor))
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v []projections.Project) graphql.Marshaler {
@@ -1857,7 +1889,7 @@ func (ec *executionContext) _Query_status(ctx context.Context, field graphql.Col
 		},
 		func(ctx context.Context) (any, error) {
 			fc := graphql.GetFieldContext(ctx)
-			return ec.Resolvers.Query().Status(ctx, fc.Args["project"].(*string), fc.Args["asOf"].(*model.Moment), fc.Args["atLeast"].(*domain.Cursor))
+			return ec.Resolvers.Query().Status(ctx, fc.Args["project"].(*string), fc.Args["first"].(int), fc.Args["after"].(*string), fc.Args["asOf"].(*model.Moment), fc.Args["atLeast"].(*domain.Cursor))
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v []projections.ServiceStatus) graphql.Marshaler {

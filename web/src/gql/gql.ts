@@ -18,7 +18,7 @@ type Documents = {
     "\n  query Head {\n    head\n  }\n": typeof types.HeadDocument,
     "\n  subscription Events($after: Cursor) {\n    events(after: $after) {\n      cursor\n      events {\n        position\n      }\n    }\n  }\n": typeof types.EventsDocument,
     "\n  fragment BuildStage on Build {\n    id\n    phase\n    dockerfile\n    startedAt\n    finishedAt\n    diagnosis {\n      ...DiagnosisFields\n    }\n  }\n": typeof types.BuildStageFragmentDoc,
-    "\n  query Projects($atLeast: Cursor) {\n    projects(atLeast: $atLeast) {\n      id\n      name\n      lastPush {\n        position\n      }\n      ...ProjectItem\n    }\n  }\n": typeof types.ProjectsDocument,
+    "\n  query Projects($atLeast: Cursor, $first: Int!) {\n    projects(first: $first, atLeast: $atLeast) {\n      id\n      name\n      lastPush {\n        position\n      }\n      ...ProjectItem\n    }\n  }\n": typeof types.ProjectsDocument,
     "\n  fragment DeploymentStage on Deployment {\n    serviceName\n    environmentName\n    phase\n    progress {\n      wanted\n      available\n    }\n    startedAt\n    finishedAt\n    diagnosis {\n      ...DiagnosisFields\n    }\n    rollbackDiagnosis {\n      ...DiagnosisFields\n    }\n  }\n": typeof types.DeploymentStageFragmentDoc,
     "\n  fragment Entry on TimelineEntry {\n    id\n    type\n    severity\n    text\n    at\n  }\n": typeof types.EntryFragmentDoc,
     "\n  fragment FirstPush on Project {\n    name\n    repository\n    branch\n    gitRemote\n    webhookUrl\n  }\n": typeof types.FirstPushFragmentDoc,
@@ -36,7 +36,7 @@ const documents: Documents = {
     "\n  query Head {\n    head\n  }\n": types.HeadDocument,
     "\n  subscription Events($after: Cursor) {\n    events(after: $after) {\n      cursor\n      events {\n        position\n      }\n    }\n  }\n": types.EventsDocument,
     "\n  fragment BuildStage on Build {\n    id\n    phase\n    dockerfile\n    startedAt\n    finishedAt\n    diagnosis {\n      ...DiagnosisFields\n    }\n  }\n": types.BuildStageFragmentDoc,
-    "\n  query Projects($atLeast: Cursor) {\n    projects(atLeast: $atLeast) {\n      id\n      name\n      lastPush {\n        position\n      }\n      ...ProjectItem\n    }\n  }\n": types.ProjectsDocument,
+    "\n  query Projects($atLeast: Cursor, $first: Int!) {\n    projects(first: $first, atLeast: $atLeast) {\n      id\n      name\n      lastPush {\n        position\n      }\n      ...ProjectItem\n    }\n  }\n": types.ProjectsDocument,
     "\n  fragment DeploymentStage on Deployment {\n    serviceName\n    environmentName\n    phase\n    progress {\n      wanted\n      available\n    }\n    startedAt\n    finishedAt\n    diagnosis {\n      ...DiagnosisFields\n    }\n    rollbackDiagnosis {\n      ...DiagnosisFields\n    }\n  }\n": types.DeploymentStageFragmentDoc,
     "\n  fragment Entry on TimelineEntry {\n    id\n    type\n    severity\n    text\n    at\n  }\n": types.EntryFragmentDoc,
     "\n  fragment FirstPush on Project {\n    name\n    repository\n    branch\n    gitRemote\n    webhookUrl\n  }\n": types.FirstPushFragmentDoc,
@@ -83,7 +83,7 @@ export function graphql(source: "\n  fragment BuildStage on Build {\n    id\n   
 /**
  * The graphql function is used to parse GraphQL queries into a document that can be used by GraphQL clients.
  */
-export function graphql(source: "\n  query Projects($atLeast: Cursor) {\n    projects(atLeast: $atLeast) {\n      id\n      name\n      lastPush {\n        position\n      }\n      ...ProjectItem\n    }\n  }\n"): (typeof documents)["\n  query Projects($atLeast: Cursor) {\n    projects(atLeast: $atLeast) {\n      id\n      name\n      lastPush {\n        position\n      }\n      ...ProjectItem\n    }\n  }\n"];
+export function graphql(source: "\n  query Projects($atLeast: Cursor, $first: Int!) {\n    projects(first: $first, atLeast: $atLeast) {\n      id\n      name\n      lastPush {\n        position\n      }\n      ...ProjectItem\n    }\n  }\n"): (typeof documents)["\n  query Projects($atLeast: Cursor, $first: Int!) {\n    projects(first: $first, atLeast: $atLeast) {\n      id\n      name\n      lastPush {\n        position\n      }\n      ...ProjectItem\n    }\n  }\n"];
 /**
  * The graphql function is used to parse GraphQL queries into a document that can be used by GraphQL clients.
  */

@@ -112,6 +112,12 @@ describe("live", () => {
     }
   });
 
+  test("says when there may be more projects than are listed", async () => {
+    show(serverWith({ Projects: hello.projects(...Array.from({ length: 500 }, (_, i) => hello.project({ id: `prj_${i}`, name: `app-${i}` }))) }));
+    const list = await screen.findByRole("navigation", { name: "Projects" });
+    expect(within(list).getByText(/the first 500 by name/)).toBeDefined();
+  });
+
   test("links to an address that a browser can open", async () => {
     show(serverWith({ Projects: hello.projects(hello.project({ status: [hello.status({ address: "https://hello.example.org" })] })) }));
     const link = await screen.findByRole("link", { name: "hello.example.org" });

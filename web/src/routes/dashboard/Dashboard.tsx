@@ -16,8 +16,8 @@ import { SignIn } from "./SignIn";
 import { Why } from "./Why";
 
 const ProjectsDocument = graphql(`
-  query Projects($atLeast: Cursor) {
-    projects(atLeast: $atLeast) {
+  query Projects($atLeast: Cursor, $first: Int!) {
+    projects(first: $first, atLeast: $atLeast) {
       id
       name
       lastPush {
@@ -28,7 +28,9 @@ const ProjectsDocument = graphql(`
   }
 `);
 
-const atCursor = (atLeast: string) => ({ atLeast });
+const longestList = 500; // that the API gives
+
+const atCursor = (atLeast: string) => ({ atLeast, first: longestList });
 
 /** The projects, and the last push of one of them, live. */
 export function Dashboard(search: DashboardSearch) {
@@ -59,7 +61,7 @@ function Projects({ project, log: openLog, why }: DashboardSearch) {
   const selected = project === undefined ? lastPushedTo(data) : data.projects.find((p) => p.name === project);
   return (
     <div className={styles.page}>
-      <ProjectList projects={data.projects} selected={selected?.id} />
+      <ProjectList projects={data.projects} selected={selected?.id} cut={data.projects.length === longestList} />
       <main id="content" className={styles.content}>
         {!selected && <NoSuchProject name={project ?? ""} />}
         {selected && (why

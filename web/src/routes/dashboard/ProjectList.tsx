@@ -25,10 +25,12 @@ const ProjectItemFields = graphql(`
 interface Props {
   projects: ({ id: string } & FragmentType<typeof ProjectItemFields>)[];
   selected: string | undefined;
+  /** There may be more than these. */
+  cut: boolean;
 }
 
-/** Every project with what runs where; a project is chosen by its link. */
-export function ProjectList({ projects, selected }: Props) {
+/** The projects with what runs where; a project is chosen by its link. */
+export function ProjectList({ projects, selected, cut }: Props) {
   return (
     <nav className={styles.list} aria-label="Projects">
       <h2>Projects</h2>
@@ -37,6 +39,7 @@ export function ProjectList({ projects, selected }: Props) {
           <li key={project.id}><ProjectItem project={project} current={project.id === selected} /></li>
         ))}
       </ul>
+      {cut && <p>These are the first {projects.length} by name. All of them: <code>pipeops project list</code></p>}
     </nav>
   );
 }
