@@ -24,24 +24,24 @@ type BuildRequested struct {
 
 	Build         BuildID     `json:"build"`
 	Project       ProjectID   `json:"project"`
-	ProjectName   string      `json:"projectName"`
-	Push          PushID      `json:"push"`
-	Repository    string      `json:"repository"` // URL; empty: the built-in git remote of the project
-	Ref           string      `json:"ref"`
-	Branch        string      `json:"branch"`
-	Commit        string      `json:"commit"`
-	Services      []ServiceID `json:"services"` // that share the image
-	Plan          BuildPlan   `json:"plan"`
+	ProjectName   string      `json:"projectName"`   // the project's, which never changes
+	Push          PushID      `json:"push"`          // that it follows from
+	Repository    string      `json:"repository"`    // URL; empty: the built-in git remote of the project
+	Ref           string      `json:"ref"`           // that was pushed: "refs/heads/main"
+	Branch        string      `json:"branch"`        // the ref without refs/heads/: "main"
+	Commit        string      `json:"commit"`        // what is built: full hash, 40 or 64 hex digits
+	Services      []ServiceID `json:"services"`      // those that share the image
+	Plan          BuildPlan   `json:"plan"`          // how the image is made
 	Image         string      `json:"image"`         // repository to push to, without tag: "ghcr.io/acme/shop"
-	Tag           string      `json:"tag"`           // the commit's hash
-	ConfigVersion int64       `json:"configVersion"` // of the project when it was asked for
+	Tag           string      `json:"tag"`           // that the image gets: the commit's hash
+	ConfigVersion int64       `json:"configVersion"` // version of the project's stream whose settings these are
 }
 
 // BuildPlan is how the image is made.
 type BuildPlan struct {
-	RootDir    string            `json:"rootDir"`
-	Dockerfile string            `json:"dockerfile"` // relative to RootDir
-	Args       map[string]string `json:"args,omitempty"`
+	RootDir    string            `json:"rootDir"`        // folder within the repository that is built, "." = its top
+	Dockerfile string            `json:"dockerfile"`     // path relative to rootDir
+	Args       map[string]string `json:"args,omitempty"` // build args by name, of the settings; not secret
 }
 
 // BuildStarted gives a worker the work.
@@ -50,8 +50,8 @@ type BuildStarted struct {
 	inBuild
 
 	Attempt     AttemptID `json:"attempt"`
-	Worker      WorkerID  `json:"worker"`
-	Incarnation string    `json:"incarnation"`
+	Worker      WorkerID  `json:"worker"`      // that does it
+	Incarnation string    `json:"incarnation"` // of the worker's process: a UUIDv7, new at each start
 }
 
 // SourceFetched says that exactly the commit lies in the workspace.
@@ -59,10 +59,10 @@ type SourceFetched struct {
 	fact
 	inBuild
 
-	Commit   string       `json:"commit"`
-	Files    int64        `json:"files"`
-	Bytes    int64        `json:"bytes"`
-	Duration Milliseconds `json:"durationMs"`
+	Commit   string       `json:"commit"`     // what was checked out: full hash, 40 or 64 hex digits
+	Files    int64        `json:"files"`      // count of the files in the commit
+	Bytes    int64        `json:"bytes"`      // size of these files together, in bytes
+	Duration Milliseconds `json:"durationMs"` // of the fetch, with tries that failed
 }
 
 // BuildArgsFiltered names the build args that went to the builder and those
@@ -71,8 +71,8 @@ type BuildArgsFiltered struct {
 	fact
 	inBuild
 
-	Passed  []string `json:"passed"`
-	Dropped []string `json:"dropped"`
+	Passed  []string `json:"passed"`  // names, sorted, of those that went to the builder, PipeOps' own among them
+	Dropped []string `json:"dropped"` // names, sorted, of those that didn't: no ARG declares them, or they are reserved
 }
 
 // LayerCached is a step of the Dockerfile that was there already.
@@ -80,8 +80,8 @@ type LayerCached struct {
 	fact
 	inBuild
 
-	Digest string `json:"digest"` // of the vertex, not of the layer's blob
-	Name   string `json:"name"`   // "[build 2/5] COPY go.mod ."
+	Digest string `json:"digest"` // "sha256:…" of the vertex in BuildKit, not of the layer's blob
+	Name   string `json:"name"`   // of the step: "[build 2/5] COPY go.mod .", cut at 2 KiB
 }
 
 // LayerBuilt is a step of the Dockerfile that was run.
@@ -89,9 +89,9 @@ type LayerBuilt struct {
 	fact
 	inBuild
 
-	Digest   string       `json:"digest"`
-	Name     string       `json:"name"`
-	Duration Milliseconds `json:"durationMs"`
+	Digest   string       `json:"digest"`     // "sha256:…" of the vertex in BuildKit, not of the layer's blob
+	Name     string       `json:"name"`       // of the step: "[build 3/5] RUN go build", cut at 2 KiB
+	Duration Milliseconds `json:"durationMs"` // of the step
 }
 
 // ImageBuilt says that the image is made, not yet pushed.
@@ -99,9 +99,9 @@ type ImageBuilt struct {
 	fact
 	inBuild
 
-	Steps    int          `json:"steps"`
-	Cached   int          `json:"cached"`
-	Duration Milliseconds `json:"durationMs"`
+	Steps    int          `json:"steps"`      // count of the Dockerfile's steps that it took
+	Cached   int          `json:"cached"`     // count of those that were there already
+	Duration Milliseconds `json:"durationMs"` // from the start of the build until the image was made
 }
 
 // ImagePushRetried says that the registry refused for now and the push will be tried again.
@@ -109,9 +109,9 @@ type ImagePushRetried struct {
 	fact
 	inBuild
 
-	Try   int          `json:"try"` // from 1: the one that failed
-	Error string       `json:"error"`
-	Wait  Milliseconds `json:"waitMs"`
+	Try   int          `json:"try"`    // number of the try that failed, from 1
+	Error string       `json:"error"`  // message of the builder, cut at 2 KiB
+	Wait  Milliseconds `json:"waitMs"` // until the next try
 }
 
 // ImagePushed is the one image of the build, by digest. It never changes.
@@ -119,10 +119,10 @@ type ImagePushed struct {
 	fact
 	inBuild
 
-	Reference string   `json:"reference"` // "ghcr.io/acme/shop@sha256:…"
-	Digest    string   `json:"digest"`    // of the manifest or index
-	Platforms []string `json:"platforms"` // "linux/amd64"
-	SizeBytes int64    `json:"sizeBytes"` // compressed, as stored
+	Reference string   `json:"reference"` // of the image, by digest: "ghcr.io/acme/shop@sha256:…"
+	Digest    string   `json:"digest"`    // "sha256:" and 64 hex digits, of the manifest, or of the index where the image has one
+	Platforms []string `json:"platforms"` // that the image is for: "linux/amd64"
+	SizeBytes int64    `json:"sizeBytes"` // bytes in the registry: manifests, configurations and compressed layers of all platforms
 }
 
 // ImageTagged says that the tag names the accepted digest, and won't move.
@@ -130,8 +130,10 @@ type ImageTagged struct {
 	fact
 	inBuild
 
-	Reference string `json:"reference"` // "ghcr.io/acme/shop:<commit>"
-	Digest    string `json:"digest"`
+	// of the image, by tag: "ghcr.io/acme/shop:<commit>", or "…:<commit>-<end of the build's id>" where the commit's tag
+	// names another image
+	Reference string `json:"reference"`
+	Digest    string `json:"digest"` // "sha256:…" of the image, as in ImagePushed
 }
 
 // WorkspaceRemoved says that nothing of the attempt is left on the worker.
@@ -145,8 +147,8 @@ type BuildSucceeded struct {
 	fact
 	inBuild
 
-	Digest   string       `json:"digest"`
-	Duration Milliseconds `json:"durationMs"` // of the attempt
+	Digest   string       `json:"digest"`     // "sha256:…" of the image, as in ImagePushed
+	Duration Milliseconds `json:"durationMs"` // of the attempt that ended it
 }
 
 // BuildFailed ends a build without one.
@@ -154,7 +156,7 @@ type BuildFailed struct {
 	fact
 	inBuild
 
-	Diagnosis Diagnosis `json:"diagnosis"`
+	Diagnosis Diagnosis `json:"diagnosis"` // what went wrong, and what to do
 }
 
 // BuildSuperseded ends a build that waited until a newer one of its kind was asked for.
@@ -162,14 +164,14 @@ type BuildSuperseded struct {
 	fact
 	inBuild
 
-	By BuildID `json:"by"`
+	By BuildID `json:"by"` // the newer build
 }
 
 // AttemptLost ends an attempt whose worker is gone, or that could not go on
 // there. The work waits for another worker, or fails after MaxAttempts.
 type AttemptLost struct {
-	Attempt AttemptID `json:"attempt"`
-	Reason  string    `json:"reason"`
+	Attempt AttemptID `json:"attempt"`           // that is over
+	Reason  string    `json:"reason"`            // why, in a sentence for people; the words of a worker are cut at 4 KiB
 	Stopped bool      `json:"stopped,omitempty"` // the worker was asked to end, and said so: it doesn't count against MaxAttempts
 }
 

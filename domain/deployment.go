@@ -25,15 +25,16 @@ type DeploymentRequested struct {
 
 	Deployment      DeploymentID  `json:"deployment"`
 	Project         ProjectID     `json:"project"`
-	ProjectName     string        `json:"projectName"`
+	ProjectName     string        `json:"projectName"` // the project's, which never changes
 	Environment     EnvironmentID `json:"environment"`
-	EnvironmentName string        `json:"environmentName"`
-	Namespace       string        `json:"namespace"`
+	EnvironmentName string        `json:"environmentName"` // the environment's
+	Namespace       string        `json:"namespace"`       // the environment's in Kubernetes
 	Service         ServiceID     `json:"service"`
-	ServiceName     string        `json:"serviceName"`
-	Release         Release       `json:"release"`
-	Spec            ServiceSpec   `json:"spec"`
-	Reason          string        `json:"reason"` // "push", "manual", "rollback"
+	ServiceName     string        `json:"serviceName"` // the service's, and that of its objects in Kubernetes
+	Release         Release       `json:"release"`     // what shall run
+	Spec            ServiceSpec   `json:"spec"`        // how it shall run
+	// "push"; "manual": a person wants the image of a build; "rollback": a person wants an earlier release
+	Reason string `json:"reason"`
 }
 
 // DeploymentQueued says that another deployment has the slot.
@@ -41,7 +42,7 @@ type DeploymentQueued struct {
 	fact
 	inDeployment
 
-	Behind DeploymentID `json:"behind"`
+	Behind DeploymentID `json:"behind"` // the deployment that has the slot
 }
 
 // DeploymentStarted gives a worker the work.
@@ -49,9 +50,10 @@ type DeploymentStarted struct {
 	fact
 	inDeployment
 
-	Attempt      AttemptID   `json:"attempt"`
-	Worker       WorkerID    `json:"worker"`
-	Incarnation  string      `json:"incarnation"`
+	Attempt     AttemptID `json:"attempt"`
+	Worker      WorkerID  `json:"worker"`      // that does it
+	Incarnation string    `json:"incarnation"` // of the worker's process: a UUIDv7, new at each start
+	// of the attempt: one more with every claim of the slot, from 1; the cluster refuses lower ones
 	FencingEpoch int64       `json:"fencingEpoch"`
 	Deadline     Time        `json:"deadline"`           // for the verdict; set by the first attempt, kept by later ones
 	Previous     *Activation `json:"previous,omitempty"` // what serves now, and comes back if this fails
@@ -62,9 +64,9 @@ type ManifestsApplied struct {
 	fact
 	inDeployment
 
-	Namespace string   `json:"namespace"`
-	Objects   []string `json:"objects"` // "Deployment/hello"
-	Changed   int      `json:"changed"`
+	Namespace string   `json:"namespace"` // that they stand in, in Kubernetes
+	Objects   []string `json:"objects"`   // kind and name of each: "Deployment/hello"
+	Changed   int      `json:"changed"`   // count of those that were made or changed, the namespace not counted
 }
 
 // RolloutProgressed is what the cluster shows; at most one a second and only when something changed.
@@ -72,11 +74,11 @@ type RolloutProgressed struct {
 	fact
 	inDeployment
 
-	Wanted    int    `json:"wanted"`
-	Updated   int    `json:"updated"`
-	Ready     int    `json:"ready"`
-	Available int    `json:"available"`
-	Message   string `json:"message,omitempty"`
+	Wanted    int    `json:"wanted"`            // count of pods that the release shall have
+	Updated   int    `json:"updated"`           // count of its pods that exist
+	Ready     int    `json:"ready"`             // count of its pods that are ready
+	Available int    `json:"available"`         // count of its pods that have been ready for minReady
+	Message   string `json:"message,omitempty"` // what isn't well, and what was taken back from other managers of a field
 }
 
 // DeploymentSucceeded says that the release serves.
@@ -84,11 +86,12 @@ type DeploymentSucceeded struct {
 	fact
 	inDeployment
 
-	Digest    string       `json:"digest"`    // as the pods run it
-	Available int          `json:"available"` // pods
-	Trailing  int          `json:"trailing"`  // old pods that are still ending
-	Address   string       `json:"address"`   // within the cluster: "hello.hello-production-a1b2c3.svc:80"
-	Duration  Milliseconds `json:"durationMs"`
+	// "sha256:…" of the image as the pods run it; as it was asked for where the cluster doesn't tell
+	Digest    string       `json:"digest"`
+	Available int          `json:"available"`  // count of pods of the release that are available
+	Trailing  int          `json:"trailing"`   // count of old pods that are still ending
+	Address   string       `json:"address"`    // within the cluster: "hello.hello-production-a1b2c3.svc:80"
+	Duration  Milliseconds `json:"durationMs"` // since the first attempt began
 }
 
 // DeploymentFailed is the verdict against the release.
@@ -96,7 +99,7 @@ type DeploymentFailed struct {
 	fact
 	inDeployment
 
-	Diagnosis Diagnosis `json:"diagnosis"`
+	Diagnosis Diagnosis `json:"diagnosis"` // what went wrong, and what to do
 }
 
 // RollbackStarted says that what served before comes back.
@@ -104,7 +107,7 @@ type RollbackStarted struct {
 	fact
 	inDeployment
 
-	To Activation `json:"to"`
+	To Activation `json:"to"` // what served before
 }
 
 // RolledBack says that what served before serves alone again.
@@ -112,9 +115,9 @@ type RolledBack struct {
 	fact
 	inDeployment
 
-	To        ReleaseID    `json:"to"`
-	Available int          `json:"available"`
-	Duration  Milliseconds `json:"durationMs"`
+	To        ReleaseID    `json:"to"`         // what serves again
+	Available int          `json:"available"`  // count of its pods that are available
+	Duration  Milliseconds `json:"durationMs"` // of the roll-back, in the attempt that ended it
 }
 
 // RollbackFailed says that not even that worked: a person must look.
@@ -122,7 +125,7 @@ type RollbackFailed struct {
 	fact
 	inDeployment
 
-	Diagnosis Diagnosis `json:"diagnosis"`
+	Diagnosis Diagnosis `json:"diagnosis"` // what went wrong, and what to do
 }
 
 // DeploymentSuperseded ends a deployment that waited until a newer one came.
@@ -130,7 +133,7 @@ type DeploymentSuperseded struct {
 	fact
 	inDeployment
 
-	By DeploymentID `json:"by"`
+	By DeploymentID `json:"by"` // the newer deployment
 }
 
 // Deployment is one deployment.

@@ -18,8 +18,8 @@ type Diagnosis struct {
 	Docs   string   `json:"docs,omitempty"` // where to read on
 	Log    []string `json:"log,omitempty"`  // last lines of output, at most 20, secrets masked
 
-	// ReleaseAtFault says that the image or its configuration is the cause, so that the release would fail again: it is
-	// barred. Not set for trouble of cluster, registry or workers, nor when the cause isn't known.
+	// the image or its configuration is the cause, so that the release would fail again: it is barred; not set for
+	// trouble of cluster, registry or workers, nor when the cause isn't known
 	ReleaseAtFault bool `json:"releaseAtFault,omitempty"`
 }
 

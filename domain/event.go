@@ -89,24 +89,33 @@ type Recorded struct {
 // Line is the JSON form of a recorded event, one object a line, as
 // `pipeops events --json` and the export print it.
 type Line struct {
-	Cursor        string          `json:"cursor"`
-	Position      int64           `json:"position"`
-	Epoch         int64           `json:"epoch"`
+	Cursor   string `json:"cursor"`   // place in the log, "<log epoch>.<position>": give it to go on after this event
+	Position int64  `json:"position"` // 1, 2, 3, … in the order of commits, without a gap
+	Epoch    int64  `json:"epoch"`    // log epoch, from 1; raised by a restore that may have lost the tail
+	// UUID; version 5, made of the command and of the place in its decision, so that a repeat has the same
 	ID            string          `json:"id"`
-	Stream        string          `json:"stream"`
-	Version       int64           `json:"version"`
-	Project       string          `json:"project"`
-	Type          string          `json:"type"`
-	SchemaVersion int             `json:"schemaVersion"`
-	Data          json.RawMessage `json:"data"`
-	Actor         string          `json:"actor"`
-	Attempt       string          `json:"attempt"`
-	AttemptSeq    int64           `json:"attemptSeq"`
-	CorrelationID string          `json:"correlationId"`
-	CausationID   string          `json:"causationId"`
-	OccurredAt    Time            `json:"occurredAt"`
-	RecordedAt    Time            `json:"recordedAt"`
-	Trace         string          `json:"trace"`
+	Stream        string          `json:"stream"`        // what it belongs to, "build/bld_…"
+	Version       int64           `json:"version"`       // number within the stream, from 1 without a gap
+	Project       string          `json:"project"`       // "prj_…"; empty: of no project, as what stands in worker/ and operation/
+	Type          string          `json:"type"`          // name of the event, a heading below
+	SchemaVersion int             `json:"schemaVersion"` // of the body's form, from 1
+	Data          json.RawMessage `json:"data"`          // the body, byte for byte as it was stored
+	// opaque id of who caused it: "act_…" (a person at a git host), "github" (the host, where it names nobody),
+	// "token:…" (who shows it to the API), "wrk_…" (a worker that claims), "worker" (its reports), "policy",
+	// "scheduler", "ingest", "operator" (who runs the program)
+	Actor      string `json:"actor"`
+	Attempt    string `json:"attempt"`    // "<build or deployment>.<n>" of the attempt whose report led to it; empty: no report did
+	AttemptSeq int64  `json:"attemptSeq"` // number of the reported item within the attempt, from 1; 0: no report
+	// what everything with the same one follows from: id of a push, "psh_…", or of the command of a person
+	CorrelationID string `json:"correlationId"`
+	// id of the event that led to it; for what workers and the scheduler do, the first one of the build or deployment;
+	// empty: a first cause
+	CausationID string `json:"causationId"`
+	OccurredAt  Time   `json:"occurredAt"` // when it happened, by the clock of who saw it: the worker's for its reports, else the server's
+	RecordedAt  Time   `json:"recordedAt"` // when it was stored, by the database's clock; never before the event before it
+	// W3C traceparent, "00-<32 hex digits>-<16>-<2>", that of the push or the request, else one made of the correlation
+	// id
+	Trace string `json:"trace"`
 }
 
 // Line gives the JSON form.

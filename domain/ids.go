@@ -14,19 +14,21 @@ import (
 // Ids are UUIDv7 in text form behind a prefix that says what they name. They
 // are made outside the domain and come in with the command.
 //
+// A comment behind a type is what docs/events.md says of fields that have none of their own.
+//
 //nolint:revive // one comment for all
 type (
-	ProjectID     string // prj_…
-	ServiceID     string // svc_…
-	EnvironmentID string // env_…
-	PushID        string // psh_…
-	BuildID       string // bld_…
-	DeploymentID  string // dep_…
-	WorkerID      string // wrk_…
+	ProjectID     string // id of the project: "prj_" and a UUIDv7
+	ServiceID     string // id of the service: "svc_" and a UUIDv7
+	EnvironmentID string // id of the environment: "env_" and a UUIDv7
+	PushID        string // id of the push, that is of one delivery: "psh_" and a UUIDv7
+	BuildID       string // id of the build: "bld_" and a UUIDv7
+	DeploymentID  string // id of the deployment: "dep_" and a UUIDv7
+	WorkerID      string // id of the worker: "wrk_" and a UUIDv7
 )
 
 // AttemptID names one try at a build or a deployment: "<subject>.<n>", n from 1.
-type AttemptID string
+type AttemptID string // id of the attempt: "<build or deployment id>.<n>", n from 1
 
 // NewAttemptID gives the id of the n-th attempt at subject (a build or deployment id).
 func NewAttemptID(subject string, n int) AttemptID {
@@ -127,7 +129,7 @@ func DeploymentStream(id DeploymentID) Stream { return Stream("deployment/" + st
 // WorkerStream holds the enrolment of a worker.
 func WorkerStream(id WorkerID) Stream { return Stream("worker/" + string(id)) }
 
-// OperationStream holds what people did to the system itself on the day (UTC) of at.
+// OperationStream holds what people did to the system itself on one day (UTC).
 func OperationStream(at time.Time) Stream {
 	return Stream("operation/" + at.UTC().Format(time.DateOnly))
 }

@@ -18,8 +18,8 @@ type ProjectNameEvent interface {
 
 // ProjectNameClaimed gives a name to a project for ever.
 type ProjectNameClaimed struct {
-	Project ProjectID `json:"project"`
-	Name    string    `json:"name"`
+	Project ProjectID `json:"project"` // that has the name from now on
+	Name    string    `json:"name"`    // 1 to 40 lower-case letters, digits and hyphens, beginning with a letter
 }
 
 func (ProjectNameClaimed) isEvent()          {}
@@ -54,8 +54,8 @@ type ProjectCreated struct {
 	inProject
 
 	Project  ProjectID       `json:"project"`
-	Name     string          `json:"name"` // slug, unique, unchangeable
-	Settings ProjectSettings `json:"settings"`
+	Name     string          `json:"name"`     // slug, unique, unchangeable
+	Settings ProjectSettings `json:"settings"` // as the project begins
 }
 
 // ProjectConfigured replaces the project's settings as a whole.
@@ -63,14 +63,14 @@ type ProjectConfigured struct {
 	fact
 	inProject
 
-	Settings ProjectSettings `json:"settings"`
+	Settings ProjectSettings `json:"settings"` // all of them, from now on
 }
 
 // ProjectSettings is what can be changed about a project itself.
 type ProjectSettings struct {
 	Repository string `json:"repository"` // https:// URL, or empty: the built-in git remote
-	Branch     string `json:"branch"`     // pushes to it are built
-	Registry   string `json:"registry"`   // repository prefix for images, "ghcr.io/acme"; empty: the server's own
+	Branch     string `json:"branch"`     // "main": pushes to it are built, as are those to the branches of environments
+	Registry   string `json:"registry"`   // repository prefix for images, "ghcr.io/acme"; empty: none yet, and pushes are ignored
 }
 
 // ServiceAdded adds something that is built and run.
@@ -80,7 +80,7 @@ type ServiceAdded struct {
 
 	Service ServiceID   `json:"service"`
 	Name    string      `json:"name"` // slug, unique in the project
-	Spec    ServiceSpec `json:"spec"`
+	Spec    ServiceSpec `json:"spec"` // how it is built and run
 }
 
 // ServiceConfigured replaces a service's settings as a whole.
@@ -89,7 +89,7 @@ type ServiceConfigured struct {
 	inProject
 
 	Service ServiceID   `json:"service"`
-	Spec    ServiceSpec `json:"spec"`
+	Spec    ServiceSpec `json:"spec"` // how it is built and run from now on
 }
 
 // EnvironmentAdded adds a place to deploy to.
@@ -99,8 +99,8 @@ type EnvironmentAdded struct {
 
 	Environment EnvironmentID `json:"environment"`
 	Name        string        `json:"name"`      // slug, unique in the project
-	Branch      string        `json:"branch"`    // whose builds are deployed by themselves; empty = the project's
-	Namespace   string        `json:"namespace"` // in Kubernetes
+	Branch      string        `json:"branch"`    // "main": its builds are deployed by themselves; empty = the project's
+	Namespace   string        `json:"namespace"` // in Kubernetes: "<project>-<environment>-<6 hex digits>"
 }
 
 // WebhookSecretRotated says that webhooks of a provider are checked against
@@ -109,8 +109,8 @@ type WebhookSecretRotated struct {
 	fact
 	inProject
 
-	Provider string `json:"provider"` // "github"
-	Revision int    `json:"revision"` // from 1
+	Provider string `json:"provider"` // git host whose webhooks these are: "github"
+	Revision int    `json:"revision"` // of the secret, from 1, one more each time
 }
 
 // SecretSet says that a secret of the project has another value from now on.
@@ -119,8 +119,8 @@ type SecretSet struct {
 	fact
 	inProject
 
-	Name     string `json:"name"`     // "git-credential/github.com"
-	Revision int    `json:"revision"` // from 1
+	Name     string `json:"name"`     // what it opens: "git-credential/github.com"
+	Revision int    `json:"revision"` // of the secret of that name, from 1, one more each time
 }
 
 // Service is one thing that a project builds and runs.

@@ -22,19 +22,20 @@ type PushReceived struct {
 	fact
 	inPush
 
-	Push      PushID    `json:"push"`
-	Project   ProjectID `json:"project"`
-	Source    string    `json:"source"`   // "github", "git" (the built-in remote)
-	Delivery  string    `json:"delivery"` // the source's own id of it
-	Ref       string    `json:"ref"`      // "refs/heads/main"
-	Branch    string    `json:"branch"`
-	Before    string    `json:"before"` // commit, empty for a new branch
-	Commit    string    `json:"commit"` // full hash, 40 or 64 hex
-	Pusher    Personal  `json:"pusher" pii:"pusher"`
-	Author    Personal  `json:"author" pii:"author"`
-	Message   Personal  `json:"message" pii:"author"`
-	Forced    bool      `json:"forced,omitempty"`
-	Timestamp Time      `json:"timestamp,omitzero"` // of the commit
+	Push     PushID    `json:"push"`
+	Project  ProjectID `json:"project"`
+	Source   string    `json:"source"`   // who told of it: "github", "git" (the built-in remote)
+	Delivery string    `json:"delivery"` // the source's own id of it, or where it has none one made of what was delivered
+	Ref      string    `json:"ref"`      // full name of what was pushed: "refs/heads/main"
+	Branch   string    `json:"branch"`   // the ref without refs/heads/: "main"
+	// commit that the branch stood at: full hash, 40 or 64 hex digits; empty for a new branch
+	Before    string   `json:"before"`
+	Commit    string   `json:"commit"`               // commit that it stands at now: full hash, 40 or 64 hex digits
+	Pusher    Personal `json:"pusher" pii:"pusher"`  // who pushed, as the source names them
+	Author    Personal `json:"author" pii:"author"`  // name and e-mail of who wrote the commit; empty where the source tells none
+	Message   Personal `json:"message" pii:"author"` // the commit's, cut at 8 KiB; empty where the source tells none
+	Forced    bool     `json:"forced,omitempty"`     // the branch was rewritten: the commit before is no ancestor
+	Timestamp Time     `json:"timestamp,omitzero"`   // of the commit, as it says itself
 }
 
 // PushIgnored is a delivery that leads to nothing, and why.
@@ -42,15 +43,18 @@ type PushIgnored struct {
 	fact
 	inPush
 
-	Push      PushID     `json:"push"`
-	Project   ProjectID  `json:"project"`
-	Source    string     `json:"source"`
-	Delivery  string     `json:"delivery"`
-	Kind      string     `json:"kind"` // "push", "ping", "issues", …: what the source called it
-	Ref       string     `json:"ref,omitempty"`
-	Commit    string     `json:"commit,omitempty"`
-	Reason    string     `json:"reason"` // stable: "ping", "tag", "branch-deleted", "other-branch", "duplicate", "overtaken", "not-configured", "not-a-push"
-	Diagnosis *Diagnosis `json:"diagnosis,omitempty"`
+	Push     PushID    `json:"push"`
+	Project  ProjectID `json:"project"`
+	Source   string    `json:"source"`   // who told of it: "github", "git" (the built-in remote)
+	Delivery string    `json:"delivery"` // the source's own id of it, or where it has none one made of what was delivered
+	// "push", "ping", "issues", …: what the source called it; "unparsable" where it can't be read
+	Kind string `json:"kind"`
+	Ref  string `json:"ref,omitempty"` // full name of what was pushed: "refs/heads/main"
+	// commit that the ref stands at now: full hash, 40 or 64 hex digits; zeros: the ref was deleted
+	Commit string `json:"commit,omitempty"`
+	// stable: "ping", "tag", "branch-deleted", "other-branch", "duplicate", "overtaken", "not-configured", "not-a-push"
+	Reason    string     `json:"reason"`
+	Diagnosis *Diagnosis `json:"diagnosis,omitempty"` // why, and what to do, where something can be done
 }
 
 // Push is one delivery.
@@ -75,11 +79,13 @@ type RefEvent interface {
 // RefMoved says where a ref stands since a push.
 type RefMoved struct {
 	Project ProjectID `json:"project"`
-	Ref     string    `json:"ref"`
-	Before  string    `json:"before"`
-	After   string    `json:"after"`
-	Push    PushID    `json:"push"`
-	Body    string    `json:"body"` // MAC of the raw delivery, so that a replay under another id is known, and a guess at what it says isn't
+	Ref     string    `json:"ref"`    // full name: "refs/heads/main"
+	Before  string    `json:"before"` // commit that the push moved it from: full hash, 40 or 64 hex digits; empty for a new branch
+	After   string    `json:"after"`  // commit that it stands at now: full hash, 40 or 64 hex digits
+	Push    PushID    `json:"push"`   // that moved it
+	// MAC of the raw delivery, 64 hex digits, so that a replay under another id is known, and a guess at what it says
+	// isn't
+	Body string `json:"body"`
 }
 
 func (RefMoved) isEvent()  {}

@@ -13,7 +13,7 @@ type ProjectionRetried struct {
 	Projection string `json:"projection"` // "builds"
 	Version    int    `json:"version"`    // of the projection, from 1
 	Event      string `json:"event"`      // id of the event that it had stopped at
-	Position   int64  `json:"position"`   // of that event
+	Position   int64  `json:"position"`   // of that event in the log
 	Reason     string `json:"reason"`     // in the words of who wanted it
 }
 
@@ -24,11 +24,11 @@ type ProjectionSkipped struct {
 	fact
 	inOperation
 
-	Projection string `json:"projection"`
-	Version    int    `json:"version"`
-	Event      string `json:"event"`
-	Position   int64  `json:"position"`
-	Reason     string `json:"reason"`
+	Projection string `json:"projection"` // "builds"
+	Version    int    `json:"version"`    // of the projection, from 1
+	Event      string `json:"event"`      // id of the event that is left out
+	Position   int64  `json:"position"`   // of that event in the log
+	Reason     string `json:"reason"`     // in the words of who wanted it
 }
 
 // ReplayRun says that part of the log, or a delivery, was run through the code of one version again, and what came of
@@ -37,26 +37,26 @@ type ReplayRun struct {
 	fact
 	inOperation
 
-	Kind        string             `json:"kind"`              // "projections", "delivery" or "policy"
-	Subject     string             `json:"subject,omitempty"` // names of projections, a push, or a project; empty: all
-	From        Cursor             `json:"from"`              // of the log: what comes after it
-	To          Cursor             `json:"to"`                // up to this one
-	Counts      []ReplayCount      `json:"counts"`
-	Different   int64              `json:"different"`             // how many results were not those of then
-	Differences []ReplayDifference `json:"differences,omitempty"` // the first of them
+	Kind        string             `json:"kind"`                  // "projections", "delivery" or "policy"
+	Subject     string             `json:"subject,omitempty"`     // names of projections, a push, or a project; empty: all
+	From        Cursor             `json:"from"`                  // of the log: what comes after it
+	To          Cursor             `json:"to"`                    // up to and with this one
+	Counts      []ReplayCount      `json:"counts"`                // how much was run through the code
+	Different   int64              `json:"different"`             // count of results that were not those of then
+	Differences []ReplayDifference `json:"differences,omitempty"` // the first 20 of them
 }
 
 // ReplayCount is how many there were of something.
 type ReplayCount struct {
-	Name  string `json:"name"` // "rows", "decisions", …
-	Count int64  `json:"count"`
+	Name  string `json:"name"`  // of what was counted: "projections", "rows", "bytes", "decisions", "events"
+	Count int64  `json:"count"` // how many there were
 }
 
 // ReplayDifference is one result that was not that of then. It names fields, and never tells what stands in them: that
 // may be personal.
 type ReplayDifference struct {
 	Subject string `json:"subject"` // a projection, or the id of an event
-	What    string `json:"what"`
+	What    string `json:"what"`    // a field or a type, or how many rows: "BuildRequested.image", "3 rows differ"
 }
 
 // maxDifferences is how many differences a ReplayRun tells.

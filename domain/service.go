@@ -13,38 +13,38 @@ import (
 // events that need it, so that a release can be run again exactly. Values are
 // not secret.
 type ServiceSpec struct {
-	RootDir    string            `json:"rootDir"`    // within the repository, "." = its top
-	Dockerfile string            `json:"dockerfile"` // relative to RootDir
-	BuildArgs  map[string]string `json:"buildArgs,omitempty"`
+	RootDir    string            `json:"rootDir"`             // folder within the repository, "." = its top
+	Dockerfile string            `json:"dockerfile"`          // path relative to rootDir
+	BuildArgs  map[string]string `json:"buildArgs,omitempty"` // build args by name; not secret
 
-	Command   []string          `json:"command,omitempty"` // instead of the image's own
-	Variables map[string]string `json:"variables,omitempty"`
-	Port      int               `json:"port"` // that the program listens on
-	Replicas  int               `json:"replicas"`
+	Command   []string          `json:"command,omitempty"`   // words of the program that runs, instead of the image's own
+	Variables map[string]string `json:"variables,omitempty"` // environment variables of the program, by name; not secret
+	Port      int               `json:"port"`                // TCP port that the program listens on
+	Replicas  int               `json:"replicas"`            // count of pods
 
-	Health   Health   `json:"health"`
-	Strategy Strategy `json:"strategy"`
+	Health   Health   `json:"health"`   // how it is asked whether it is well
+	Strategy Strategy `json:"strategy"` // how one release replaces another
 
-	CPURequest    string `json:"cpuRequest,omitempty"` // Kubernetes quantities: "100m"
-	MemoryRequest string `json:"memoryRequest,omitempty"`
-	CPULimit      string `json:"cpuLimit,omitempty"`
-	MemoryLimit   string `json:"memoryLimit,omitempty"`
+	CPURequest    string `json:"cpuRequest,omitempty"`    // cores kept for each pod, a Kubernetes quantity: "100m"
+	MemoryRequest string `json:"memoryRequest,omitempty"` // bytes kept for each pod, a Kubernetes quantity: "128Mi"
+	CPULimit      string `json:"cpuLimit,omitempty"`      // cores that a pod may use, a Kubernetes quantity: "1"
+	MemoryLimit   string `json:"memoryLimit,omitempty"`   // bytes that a pod may use, a Kubernetes quantity: "256Mi"
 }
 
 // Health is how Kubernetes asks the program whether it is well: GET Path on the port.
 type Health struct {
-	Path      string `json:"path"`
-	Startup   Probe  `json:"startup"`
-	Readiness Probe  `json:"readiness"`
-	Liveness  Probe  `json:"liveness"`
+	Path      string `json:"path"`      // "/health"; an answer from 200 to 399 is good
+	Startup   Probe  `json:"startup"`   // asked first; until it is good the others wait
+	Readiness Probe  `json:"readiness"` // whether the pod gets requests
+	Liveness  Probe  `json:"liveness"`  // whether the container may go on; else it is started again
 }
 
 // Probe is when to ask, in seconds.
 type Probe struct {
-	InitialDelay Seconds `json:"initialDelay"`
-	Period       Seconds `json:"period"`
-	Timeout      Seconds `json:"timeout"`
-	Failures     int     `json:"failures"` // in a row until it counts
+	InitialDelay Seconds `json:"initialDelay"` // from the container's start to the first question
+	Period       Seconds `json:"period"`       // between two questions
+	Timeout      Seconds `json:"timeout"`      // for an answer
+	Failures     int     `json:"failures"`     // count of bad answers in a row until they count
 }
 
 // DefaultSpec is what a new service has.

@@ -21,7 +21,7 @@ type DeploymentAdmitted struct {
 	fact
 	inSlot
 
-	Deployment DeploymentID `json:"deployment"`
+	Deployment DeploymentID `json:"deployment"`     // that waits for the slot from now on
 	Push       PushID       `json:"push,omitempty"` // that led to it; empty when a person asked for it
 }
 
@@ -31,9 +31,9 @@ type DeploymentClaimed struct {
 	fact
 	inSlot
 
-	Deployment   DeploymentID `json:"deployment"`
-	Attempt      AttemptID    `json:"attempt"`
-	FencingEpoch int64        `json:"fencingEpoch"` // rises with every claim; the cluster refuses lower ones
+	Deployment   DeploymentID `json:"deployment"`   // that has the slot from now on
+	Attempt      AttemptID    `json:"attempt"`      // that works on it
+	FencingEpoch int64        `json:"fencingEpoch"` // one more with every claim of the slot, from 1; the cluster refuses lower ones
 }
 
 // DeploymentReleased frees the slot.
@@ -41,7 +41,7 @@ type DeploymentReleased struct {
 	fact
 	inSlot
 
-	Deployment DeploymentID `json:"deployment"`
+	Deployment DeploymentID `json:"deployment"` // that has, or waits for, the slot no more
 }
 
 // ReleaseActivated says what serves from now on.
@@ -49,9 +49,9 @@ type ReleaseActivated struct {
 	fact
 	inSlot
 
-	Deployment DeploymentID `json:"deployment"`
-	Release    Release      `json:"release"`
-	Spec       ServiceSpec  `json:"spec"`
+	Deployment DeploymentID `json:"deployment"` // that brought it
+	Release    Release      `json:"release"`    // what serves
+	Spec       ServiceSpec  `json:"spec"`       // how it runs
 }
 
 // ReleaseQuarantined bars a release that failed by its own fault: it isn't
@@ -61,7 +61,7 @@ type ReleaseQuarantined struct {
 	fact
 	inSlot
 
-	Release    ReleaseID    `json:"release"`
+	Release    ReleaseID    `json:"release"`    // that is barred
 	Deployment DeploymentID `json:"deployment"` // that failed with it
 	Why        string       `json:"why"`        // the title of its diagnosis
 }
@@ -71,20 +71,20 @@ type QuarantineLifted struct {
 	fact
 	inSlot
 
-	Release ReleaseID `json:"release"`
+	Release ReleaseID `json:"release"` // that may be deployed again
 }
 
 // ReleaseID names an image digest with a configuration: "rel_" + UUIDv5.
-type ReleaseID string
+type ReleaseID string // id of the release: "rel_" and a UUIDv5 of service, image and settings
 
 // Release is what can be deployed: an image and the version of the project's
 // configuration that it runs with.
 type Release struct {
 	ID            ReleaseID `json:"id"`
-	Build         BuildID   `json:"build"`
-	Commit        string    `json:"commit"`
-	Image         string    `json:"image"` // by digest: "ghcr.io/acme/shop@sha256:…"
-	ConfigVersion int64     `json:"configVersion"`
+	Build         BuildID   `json:"build"`         // that made the image
+	Commit        string    `json:"commit"`        // that the image was made of: full hash, 40 or 64 hex digits
+	Image         string    `json:"image"`         // by digest: "ghcr.io/acme/shop@sha256:…"
+	ConfigVersion int64     `json:"configVersion"` // version of the project's stream whose settings it runs with
 }
 
 // NewRelease names the release of an image with a configuration of a service.
@@ -97,9 +97,9 @@ func NewRelease(service ServiceID, build BuildID, commit, image string, configVe
 
 // Activation is a release that served, with what it ran with.
 type Activation struct {
-	Deployment DeploymentID `json:"deployment"`
-	Release    Release      `json:"release"`
-	Spec       ServiceSpec  `json:"spec"`
+	Deployment DeploymentID `json:"deployment"` // that brought it
+	Release    Release      `json:"release"`    // what served
+	Spec       ServiceSpec  `json:"spec"`       // how it ran
 }
 
 // keptActivations is how many a slot remembers for rolling back by hand.

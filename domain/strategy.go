@@ -7,14 +7,14 @@ import (
 )
 
 // StrategyKind names a way from one release to the next.
-type StrategyKind string
+type StrategyKind string // name of a way from one release to the next
 
 // Rolling replaces pods a few at a time; with one replica, first the new one, then the old one.
 const Rolling StrategyKind = "rolling"
 
 // Strategy is a rollout's settings.
 type Strategy struct {
-	Kind     StrategyKind `json:"kind"`
+	Kind     StrategyKind `json:"kind"`     // "rolling": pods are replaced a few at a time
 	MinReady Seconds      `json:"minReady"` // how long a pod must stay ready to count as available
 	Deadline Seconds      `json:"deadline"` // from the start to the verdict, at most
 }
