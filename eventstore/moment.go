@@ -44,8 +44,9 @@ SELECT coalesce(e.log_epoch, 0), s.low, s.head, clock_timestamp()
 FROM search s LEFT JOIN pipeops.events e ON e.position = s.low WHERE s.low = s.high`
 
 // At gives the last place in the log that was recorded at or before t, to the microsecond. The same t gives the same
-// place whenever it is asked for: an append under way that may still be recorded at or before t is waited for. Errors:
-// *NotYetError, *BeforeLogError, or the database's.
+// place whenever it is asked for: an append under way that may still be recorded at or before t is waited for. Only a
+// clock that is set back behind t lets more be recorded at or before it, if nothing had been recorded after t by then.
+// Errors: *NotYetError, *BeforeLogError, or the database's.
 func (s *Store) At(ctx context.Context, t time.Time) (domain.Cursor, error) {
 	c, settled, err := moment(ctx, s.pool, t)
 	if err == nil && !settled {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -420,6 +421,39 @@ func TestLeasesAreRenewedByHeartbeatsAndLapseWithoutThem(t *testing.T) {
 	if diff := cmp.Diff(all[1:], silent()); diff != "" {
 		t.Errorf("want - got +\n%s", diff)
 	}
+}
+
+// What was noted before the clock was set back lies ahead of it.
+func TestALeaseIsRightAgainWithTheFirstHeartbeatAfterTheClockJumpedBack(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	ctx := t.Context()
+	claims := records.NewClaims(b.pool)
+	all := []domain.AttemptID{"bld_1.1", "bld_2.1"}
+	for _, attempt := range all {
+		ok(t, claims.Grant(ctx, attempt, "wrk_1", "a"))
+	}
+	turnClock := func(by string) {
+		t.Helper()
+		_, err := b.owner.Exec(ctx, "UPDATE pipeops.claim_attempts SET renewed_at = renewed_at - $1::text::interval", by)
+		ok(t, err)
+	}
+	silent := func(want ...domain.AttemptID) {
+		t.Helper()
+		got, err := claims.Silent(ctx, all, 15*time.Second)
+		ok(t, err)
+		if !slices.Equal(got, want) {
+			t.Errorf("silent are %v, want %v", got, want)
+		}
+	}
+	turnClock("-1 hour")
+	_, err := claims.Beat(ctx, records.Beat{Worker: "wrk_1", Incarnation: "a", Class: "build", Slots: 2, Running: all[:1]})
+	ok(t, err)
+	silent()
+	turnClock("16 s")
+	silent("bld_1.1") // the other one lapses an hour late
+	turnClock("1 hour")
+	silent(all...)
 }
 
 func TestAWorkerThatStartedAgainHasLostItsAttempts(t *testing.T) {
