@@ -61,6 +61,7 @@ var registry = func() codec {
 		DeploymentSuperseded{},
 		WorkerEnrolled{},
 		SubjectErased{},
+		TokenCreated{}, TokenRevoked{}, CheckpointKeyCreated{},
 		ProjectionRetried{},
 		ProjectionSkipped{},
 		ReplayRun{},

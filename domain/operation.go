@@ -31,13 +31,39 @@ type SubjectErased struct {
 	Keys    int    `json:"keys"`    // the person's keys number 1 to this one are gone; a later field makes the next
 }
 
+// TokenCreated says that a token for the API and the git remote was made. Its text is nowhere.
+type TokenCreated struct {
+	fact
+	inOperation
+
+	Token string `json:"token"` // UUID; what it does has the actor "token:<UUID>"
+	Name  string `json:"name"`  // for people
+}
+
+// TokenRevoked says that a token opens nothing any more.
+type TokenRevoked struct {
+	fact
+	inOperation
+
+	Token string `json:"token"` // UUID
+	Name  string `json:"name"`  // for people
+}
+
+// CheckpointKeyCreated says that checkpoints are signed with another key from now on. What earlier keys signed stays good.
+type CheckpointKeyCreated struct {
+	fact
+	inOperation
+
+	Key string `json:"key"` // "tree-heads/<number>", from 1
+}
+
 // Operation is a day's operations. No decision depends on the ones before it.
 type Operation struct{}
 
 // Evolve applies an event.
 func (*Operation) Evolve(e OperationEvent) {
 	switch e.(type) {
-	case SubjectErased, ProjectionRetried, ProjectionSkipped, ReplayRun:
+	case SubjectErased, ProjectionRetried, ProjectionSkipped, ReplayRun, TokenCreated, TokenRevoked, CheckpointKeyCreated:
 	}
 }
 
@@ -66,6 +92,18 @@ func (c EraseSubject) Decide(State) ([]Change, error) {
 	}
 	return []Change{{OperationStream(c.At), SubjectErased{Subject: c.Subject, Reason: c.Reason, Keys: c.Keys}}}, nil
 }
+
+// RecordAccess records who may come in, and what vouches for the log: TokenCreated, TokenRevoked or CheckpointKeyCreated.
+type RecordAccess struct {
+	Event OperationEvent
+	At    time.Time // the command's time; says which day's stream
+}
+
+// Reads implements Command.
+func (c RecordAccess) Reads(State) []Stream { return []Stream{OperationStream(c.At)} }
+
+// Decide implements Command.
+func (c RecordAccess) Decide(State) ([]Change, error) { return []Change{{OperationStream(c.At), c.Event}}, nil }
 
 // maxReason bounds what people write for the record, in bytes.
 const maxReason = 500

@@ -32,3 +32,12 @@ func TestAnErasureOfNobodyOrWithoutAReasonIsRefused(t *testing.T) {
 		s.refused(EraseSubject{Subject: "act_1", Reason: reason, Keys: 1}, "BAD_REASON")
 	}
 }
+
+func TestWhoMayComeInIsOnRecord(t *testing.T) {
+	t.Parallel()
+	s := newScenario(t)
+	at := time.Date(2026, 11, 24, 9, 0, 0, 0, time.UTC)
+	for _, e := range []OperationEvent{TokenCreated{Token: "t", Name: "laptop"}, TokenRevoked{Token: "t", Name: "laptop"}, CheckpointKeyCreated{Key: "tree-heads/2"}} {
+		s.then(RecordAccess{Event: e, At: at}, TypeOf(e))
+	}
+}

@@ -108,6 +108,8 @@ var samples = map[string]any{
 
 	"WorkerEnrolled.class": "build", "publicKey": []byte(shortHash("key", 32)),
 
+	"token": "6f1c2a84-0f5e-4b7d-9c53-27d1a8e0b946", "TokenCreated.name": "laptop", "TokenRevoked.name": "laptop", "key": "tree-heads/2",
+
 	"SubjectErased.subject": examplePerson, "keys": 1, "reason": "request 4711",
 	"projection": "builds", "version": 1, "event": exampleCause, "position": 48_207,
 	"ReplayRun.kind": "policy", "ReplayRun.subject": string(exampleProject), "from": Cursor{1, 40_000}, "to": Cursor{1, 48_210},

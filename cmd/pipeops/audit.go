@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pipeops/pipeops/domain"
 	"github.com/pipeops/pipeops/eventstore/verify"
 	"github.com/pipeops/pipeops/internal/seal"
 	"github.com/pipeops/pipeops/migrations"
@@ -189,6 +190,9 @@ the new key.pub to everybody who keeps one. Exports made before verify as they d
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return withCore(cmd.Context(), func(c *core) error {
 				id, err := c.keys.Rotate(cmd.Context(), seal.TreeHeads)
+				if err == nil {
+					err = c.record(cmd.Context(), domain.CheckpointKeyCreated{Key: id})
+				}
 				if err == nil {
 					fmt.Fprintf(cmd.OutOrStdout(), "key %s signs from now on; pipeops audit key prints all of them\n", id)
 				}

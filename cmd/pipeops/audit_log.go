@@ -115,8 +115,8 @@ func (c *client) auditLog(ctx context.Context, w io.Writer, query url.Values, as
 
 // names gives what people call projects and tokens, by id.
 func (c *client) names(ctx context.Context) (map[string]string, error) {
-	var out struct{ Projects []struct{ ID, Name string } }
-	if err := c.do(ctx, `{ projects { id name } }`, nil, &out); err != nil {
+	projects, _, err := c.projects(ctx, "")
+	if err != nil {
 		return nil, err
 	}
 	text, err := c.fetchAll(ctx, http.MethodGet, "actors", nil)
@@ -127,7 +127,11 @@ func (c *client) names(ctx context.Context) (map[string]string, error) {
 	if err := json.Unmarshal(text, &names); err != nil {
 		return nil, fmt.Errorf("read the names of actors: %w", err)
 	}
-	for _, p := range out.Projects {
+	for _, text := range projects {
+		var p project
+		if err := json.Unmarshal(text, &p); err != nil {
+			return nil, fmt.Errorf("read the names of projects: %w", err)
+		}
 		names[p.ID] = p.Name
 	}
 	return names, nil

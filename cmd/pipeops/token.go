@@ -5,8 +5,11 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
+	"github.com/pipeops/pipeops/domain"
+	"github.com/pipeops/pipeops/handlers/commands"
 	"github.com/pipeops/pipeops/internal/records"
 )
 
@@ -19,21 +22,27 @@ func tokenCommand() *cobra.Command {
 	return cmd
 }
 
-// withTokens runs a command on the tokens in the database.
-func withTokens(ctx context.Context, do func(tokens *records.Tokens) error) error {
-	return withCore(ctx, func(c *core) error { return do(c.tokens) })
+// record puts on record what an operator has done with the database's own commands.
+func (c *core) record(ctx context.Context, e domain.OperationEvent) error {
+	at := now()
+	_, err := c.commands.Execute(ctx, domain.RecordAccess{Event: e, At: at}, commands.Meta{CommandID: uuid.NewString(), Actor: "operator", At: at})
+	return err
 }
 
 func tokenCreate() *cobra.Command {
 	return &cobra.Command{
 		Use: "create NAME", Short: "Make a token and print it once", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return withTokens(cmd.Context(), func(tokens *records.Tokens) error {
-				secret, _, err := tokens.Create(cmd.Context(), args[0])
+			return withCore(cmd.Context(), func(c *core) error {
+				secret, made, err := c.tokens.Create(cmd.Context(), args[0])
 				if err == nil {
-					fmt.Fprintln(cmd.OutOrStdout(), secret)
+					err = c.record(cmd.Context(), domain.TokenCreated{Token: made.ID, Name: made.Name})
 				}
-				return err
+				if err != nil { // nobody gets to know it
+					return err
+				}
+				fmt.Fprintln(cmd.OutOrStdout(), secret)
+				return nil
 			})
 		},
 	}
@@ -44,8 +53,8 @@ func tokenList() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "list", Short: "List the valid tokens, the oldest first, without their text, which nobody has", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return withTokens(cmd.Context(), func(tokens *records.Tokens) error {
-				all, err := tokens.List(cmd.Context())
+			return withCore(cmd.Context(), func(c *core) error {
+				all, err := c.tokens.List(cmd.Context())
 				if err != nil {
 					return err
 				}
@@ -75,8 +84,8 @@ func tokenRevoke() *cobra.Command {
 			if records.IsToken(args[0]) {
 				return usage("that is a token itself, and it stands in your shell's history now: give its name or id, pipeops token list names them")
 			}
-			return withTokens(cmd.Context(), func(tokens *records.Tokens) error {
-				all, err := tokens.List(cmd.Context())
+			return withCore(cmd.Context(), func(c *core) error {
+				all, err := c.tokens.List(cmd.Context())
 				if err != nil {
 					return err
 				}
@@ -84,7 +93,11 @@ func tokenRevoke() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				if err := tokens.Revoke(cmd.Context(), found.ID); err != nil {
+				// On record first: cut short in between, it is asked for again, because the token is still listed.
+				if err := c.record(cmd.Context(), domain.TokenRevoked{Token: found.ID, Name: found.Name}); err != nil {
+					return err
+				}
+				if err := c.tokens.Revoke(cmd.Context(), found.ID); err != nil {
 					return err
 				}
 				fmt.Fprintf(cmd.OutOrStdout(), "revoked %s (%s)\n", found.Name, found.ID)

@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 
@@ -33,6 +34,7 @@ func TestTokensAreListedAndRevoked(t *testing.T) {
 	o.run("token", "revoke", all[2].ID)
 	o.run("token", "revoke", "twin")
 	o.run("token", "revoke", "ci")
+	other := os.Getenv("PIPEOPS_TOKEN")
 	t.Setenv("PIPEOPS_TOKEN", secret)
 	if _, _, err := o.try("project", "list"); err == nil {
 		t.Error("a revoked token still opens")
@@ -41,6 +43,11 @@ func TestTokensAreListedAndRevoked(t *testing.T) {
 	o.must(err)
 	if _, err = c.fetchAll(t.Context(), http.MethodGet, "key.pub", nil); err == nil || !strings.Contains(err.Error(), "know this token") {
 		t.Errorf("a revoked token still opens what auditors read: %v", err)
+	}
+	t.Setenv("PIPEOPS_TOKEN", other)
+	said := o.run("audit", "log", "--type", "TokenCreated,TokenRevoked")
+	if strings.Count(said, "\n") != 6 || strings.Count(said, "operator") != 6 || strings.Contains(said, secret) {
+		t.Errorf("on record is\n%s", said)
 	}
 	if out := o.run("token", "list"); strings.Count(out, "\n") != 2 {
 		t.Errorf("got\n%s", out)
