@@ -216,7 +216,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			http.Error(w, "speak graphql-transport-ws: the older graphql-ws is not served", http.StatusBadRequest)
 			return
 		}
-		h.graph.ServeHTTP(w, r.WithContext(withSession(ctx, &session{config: h.config})))
+		h.upgrade(w, r.WithContext(ctx))
 	case problem != nil:
 		h.refuse(w, problem)
 	case strings.Contains(r.Header.Get("Accept"), "text/event-stream"):

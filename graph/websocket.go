@@ -1,15 +1,18 @@
 package graph
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"path"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -78,6 +81,43 @@ func (h *Handler) websocket() transport.Websocket {
 	}
 }
 
+type lifeKey struct{}
+
+// Until gives the context that an http.Server makes those of its requests from (BaseContext), so that websockets may
+// outlive the requests that opened them, and end with ctx.
+func Until(ctx context.Context) context.Context { return context.WithValue(ctx, lifeKey{}, ctx) }
+
+// upgrade serves a websocket. Where Until allows, it does so apart from the request: for as long as a handler runs, net/http
+// keeps two buffers and a deep stack, which is half of what a subscriber takes.
+func (h *Handler) upgrade(w http.ResponseWriter, r *http.Request) {
+	s := &session{config: h.config, opened: make(chan struct{})}
+	ctx := withSession(r.Context(), s)
+	response := &handover{w}
+	life, apart := ctx.Value(lifeKey{}).(context.Context)
+	if !apart {
+		h.graph.ServeHTTP(response, r.WithContext(ctx))
+		return
+	}
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	refused := make(chan struct{})
+	go func() {
+		defer context.AfterFunc(life, func() { cancel(context.Cause(life)) })()
+		defer cancel(nil)
+		defer close(refused) // or over, when nobody waits for it any more
+		defer func() {
+			if what := recover(); what != nil {
+				h.config.Log.ErrorContext(ctx, "a websocket's goroutine panicked", "panic", what, "stack", string(debug.Stack()))
+				s.drop()
+			}
+		}()
+		h.graph.ServeHTTP(response, r.WithContext(ctx))
+	}()
+	select {
+	case <-s.opened:
+	case <-refused:
+	}
+}
+
 // initSocket finds out who opened a websocket, if the request's header or cookie hasn't told.
 func (h *Handler) initSocket(ctx context.Context, payload transport.InitPayload) (context.Context, *transport.InitPayload, error) {
 	if Actor(ctx) == "" {
@@ -99,6 +139,7 @@ type session struct {
 	config Config
 	mu     sync.Mutex
 	conn   *socket
+	opened chan struct{} // closed once there is one
 	sent   domain.Cursor // of the newest batch of events that was handed out
 }
 
@@ -118,6 +159,16 @@ func (s *session) open(conn *socket) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.conn = conn
+	close(s.opened)
+}
+
+// drop ends the connection without a word.
+func (s *session) drop() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conn != nil {
+		_ = s.conn.conn.CloseNow()
+	}
 }
 
 func (s *session) close(code int, reason string) {
@@ -158,6 +209,39 @@ func (s sockets) Accept(w http.ResponseWriter, r *http.Request, _ transport.Webs
 	c.session.open(c)
 	return c, nil
 }
+
+// handover is a response that lets go of the request once its connection is taken over, and gives the connection buffers
+// for what a subscriber says and hears at a time. The two of 4 KiB that net/http has made would else stay with both.
+type handover struct{ http.ResponseWriter }
+
+const bufferSize = 1 << 10
+
+// Hijack implements http.Hijacker.
+func (w *handover) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, large, err := http.NewResponseController(w.ResponseWriter).Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	w.ResponseWriter = nobody{w.Header()}
+	early, err := large.Peek(large.Reader.Buffered())
+	small := bufio.NewReadWriter(bufio.NewReaderSize(io.MultiReader(bytes.NewReader(early), conn), max(bufferSize, len(early))), bufio.NewWriterSize(conn, bufferSize))
+	if err == nil {
+		_, err = small.Peek(len(early)) // who takes them over takes what is in them, and reads on from conn
+	}
+	return conn, small, err
+}
+
+// nobody is whom a response goes to when its connection is a websocket's.
+type nobody struct{ header http.Header }
+
+// Header implements http.ResponseWriter.
+func (n nobody) Header() http.Header { return n.header }
+
+// Write implements http.ResponseWriter.
+func (nobody) Write([]byte) (int, error) { return 0, http.ErrHijacked }
+
+// WriteHeader implements http.ResponseWriter.
+func (nobody) WriteHeader(int) {}
 
 // socket is one connection. Operations get ids of our own towards gqlgen, which would otherwise mix up two operations
 // that a client gives the same id one after the other.

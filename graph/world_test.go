@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
@@ -120,8 +121,12 @@ func newWorld(t *testing.T, change ...func(*graph.Config)) *world {
 	mux.Handle("/graphql", api)
 	mux.Handle("/login", api)
 	mux.Handle("/", api.SignIn(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, "page "+r.URL.String()) })))
-	w.server = httptest.NewServer(mux)
+	life, end := context.WithCancelCause(context.WithoutCancel(t.Context()))
+	w.server = httptest.NewUnstartedServer(mux)
+	w.server.Config.BaseContext = func(net.Listener) context.Context { return graph.Until(life) }
+	w.server.Start()
 	t.Cleanup(w.server.Close)
+	t.Cleanup(func() { end(nil) })
 	t.Cleanup(http.DefaultClient.CloseIdleConnections)
 	return w
 }

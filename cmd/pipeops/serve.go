@@ -156,7 +156,7 @@ func serve(ctx context.Context, cfg config.Config, c *core, b bus.Bus, l net.Lis
 func serveHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
 	server := &http.Server{
 		Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
-		BaseContext: func(net.Listener) context.Context { return ctx },
+		BaseContext: func(net.Listener) context.Context { return graph.Until(ctx) },
 	}
 	done := make(chan error, 1)
 	go func() {
