@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"strconv"
 
 	"github.com/99designs/gqlgen/graphql"
 	"github.com/vektah/gqlparser/v2/ast"
@@ -113,10 +114,11 @@ func (p presenter) show(ctx context.Context, err error) *gqlerror.Error {
 		}
 		known = &coded{"INTERNAL", "", "internal error " + number, "look for this number in the log of pipeops serve"}
 	}
-	return &gqlerror.Error{
-		Err: err, Message: known.message,
-		Extensions: map[string]any{"code": known.code, "field": known.field, "fix": known.fix},
+	extensions := map[string]any{"code": known.code, "field": known.field, "fix": known.fix}
+	if cursor != nil && cursor.Forked { // programs go on from there
+		extensions["position"] = strconv.FormatInt(cursor.Since, 10)
 	}
+	return &gqlerror.Error{Err: err, Message: known.message, Extensions: extensions}
 }
 
 // fieldOf names the argument that an error is about; "after" when nothing says more.

@@ -151,7 +151,10 @@ func TestRefusalsReachTheCallerWithCodeFieldAndFix(t *testing.T) {
 	}
 	_, err := w.owner.Exec(t.Context(), "SELECT pipeops.raise_log_epoch()")
 	must(t, err)
-	w.refused("CURSOR_FORKED", `{ events(after: "1.99") { cursor } }`, nil)
+	head := ask[struct{ Head domain.Cursor }](w, `{ head }`, nil)
+	if p := w.refused("CURSOR_FORKED", `{ events(after: "1.99") { cursor } }`, nil); p.Extensions.Position != strconv.FormatInt(head.Head.Position+1, 10) {
+		t.Errorf("the fork is at position %q, the head is %s", p.Extensions.Position, head.Head)
+	}
 }
 
 func TestWhatIsNotMeantForCallersReachesTheLogOnly(t *testing.T) {

@@ -158,9 +158,10 @@ func newID(prefix string) string { return prefix + "_" + uuid.Must(uuid.NewV7())
 type problem struct {
 	Message    string `json:"message"`
 	Extensions struct {
-		Code  string `json:"code"`
-		Field string `json:"field"`
-		Fix   string `json:"fix"`
+		Code     string `json:"code"`
+		Field    string `json:"field"`
+		Fix      string `json:"fix"`
+		Position string `json:"position"`
 	} `json:"extensions"`
 }
 

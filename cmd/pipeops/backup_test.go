@@ -44,12 +44,14 @@ type site struct {
 }
 
 // newSite opens one; a database and a home that are restored are taken as they are.
-func newSite(t *testing.T, server *testenv.Server, home, token string) *site {
+// What env says counts more than what it would have else.
+func newSite(t *testing.T, server *testenv.Server, home, token string, env ...string) *site {
 	t.Helper()
 	s := &site{system: &system{t: t, dir: t.TempDir()}, server: server, home: home}
 	address := freeAddress(t)
 	s.env = append(os.Environ(), "DATABASE_URL="+server.URL, "PIPEOPS_MIGRATE_URL=", "AMQP_URL="+testenv.AMQP(t), "REGISTRY=reg.example/x",
 		"PIPEOPS_HOME="+home, "PIPEOPS_LISTEN="+address)
+	s.env = append(s.env, env...)
 	s.run("migrate")
 	if token == "" {
 		token = strings.TrimSpace(s.run("token", "create", "laptop"))

@@ -7,6 +7,12 @@
 // The broker may lose, repeat or reorder messages; the log doesn't. So a position that isn't the next one is no reason
 // to stop: what lies between is asked for, and what was seen before is dropped. The last messages may get lost as well,
 // with nothing after them that would show it; so the log is asked now and then, too.
+//
+// A restore may lose the end of the log, which then goes on in another log epoch, at positions that were there before,
+// while lost events still wait in our queue. So the epoch comes first: a message of another one than ours says nothing
+// by its position, and the log is asked. What it has lost of what was printed, a line says:
+//
+//	{"forked":"1.100","lastGood":90}
 package main
 
 import (
@@ -37,16 +43,32 @@ type event struct {
 	From    string          `json:"from"` // "broker", or "log" where the broker had lost it
 }
 
-func (e event) position() (int64, error) {
-	_, position, _ := strings.Cut(e.Cursor, ".")
-	return strconv.ParseInt(position, 10, 64)
+// fork is what is printed when a restore has lost events that were printed before.
+type fork struct {
+	Forked   string `json:"forked"`   // our place then
+	LastGood int64  `json:"lastGood"` // the lines beyond this position are void
 }
+
+// cursor is a place in the log: all up to the position was seen, as the log is in that epoch.
+type cursor struct{ epoch, position int64 }
+
+func parse(text string) (c cursor, err error) {
+	epoch, position, _ := strings.Cut(text, ".")
+	var err1, err2 error
+	c.epoch, err1 = strconv.ParseInt(epoch, 10, 64)
+	c.position, err2 = strconv.ParseInt(position, 10, 64)
+	if err := errors.Join(err1, err2); err != nil {
+		return c, fmt.Errorf("cursor %q: %w", text, err)
+	}
+	return c, nil
+}
+
+func (c cursor) String() string { return fmt.Sprintf("%d.%d", c.epoch, c.position) }
 
 // consumer is one place in the log.
 type consumer struct {
-	state string // file that keeps the cursor
-	at    event  // the newest that was handled
-	seen  int64  // its position
+	state string // file that keeps the place
+	at    cursor // the newest that was handled; its zero value: nothing yet
 }
 
 func main() {
@@ -74,6 +96,9 @@ func run(ctx context.Context) error {
 	defer conn.Close()
 	deliveries, err := bind(conn, *queue)
 	if err != nil {
+		return err
+	}
+	if err := c.begin(ctx); err != nil {
 		return err
 	}
 	ask := time.NewTicker(*every)
@@ -130,33 +155,51 @@ func (c *consumer) take(ctx context.Context, body []byte) error {
 		return fmt.Errorf("a message is no CloudEvent in JSON: %w", err)
 	}
 	e := event{Cursor: m.Cursor, Type: m.EventType, Project: m.Project, Data: m.Data, From: "broker"}
-	position, err := e.position()
+	place, err := parse(e.Cursor)
 	if err != nil {
-		return fmt.Errorf("cursor %q: %w", m.Cursor, err)
+		return err
 	}
-	if position > c.seen+1 {
-		if err := c.fill(ctx, position-1); err != nil {
+	if place.epoch == c.at.epoch && place.position > c.at.position+1 { // messages are missing
+		if err := c.fill(ctx, place.position-1); err != nil {
 			return err
 		}
 	}
-	return c.handle(e)
+	switch {
+	case place.epoch == c.at.epoch && place.position == c.at.position+1:
+		return c.handle(e)
+	case place.epoch <= c.at.epoch && place.position <= c.at.position:
+		return nil // it was seen, or a restore has lost it
+	}
+	return c.fill(ctx, 0) // of another epoch: what the log says is right
 }
 
 // handle does what this consumer is for, once for each event, and then keeps the place. A crash in between repeats the
 // last one: handling should bear that, for example by the event's id.
 func (c *consumer) handle(e event) error {
-	position, err := e.position()
-	if err != nil || position <= c.seen {
+	place, err := parse(e.Cursor)
+	if err != nil || place.position <= c.at.position {
 		return err
 	}
-	line, err := json.Marshal(e)
+	return c.print(e, place)
+}
+
+// print writes a line, and then keeps the place.
+func (c *consumer) print(what any, place cursor) error {
+	line, err := json.Marshal(what)
 	if err != nil {
 		return err
 	}
 	fmt.Println(string(line))
-	c.at, c.seen = e, position
+	return c.keep(place)
+}
+
+func (c *consumer) keep(place cursor) error {
+	if place == c.at {
+		return nil
+	}
+	c.at = place
 	fresh := c.state + ".new"
-	if err := os.WriteFile(fresh, []byte(e.Cursor), 0o600); err != nil {
+	if err := os.WriteFile(fresh, []byte(place.String()), 0o600); err != nil {
 		return err
 	}
 	return os.Rename(fresh, c.state)
@@ -167,42 +210,35 @@ func (c *consumer) load() error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // from the beginning
 	}
-	if err != nil {
-		return err
+	if err == nil {
+		c.at, err = parse(string(text))
 	}
-	c.at.Cursor = string(text)
-	c.seen, err = c.at.position()
 	return err
 }
 
-const page = `query($after: Cursor) { events(after: $after, first: 500) {
-	events { cursor type project data } cursor head } }`
+// begin sees to it that our place is one of the log's epoch before any message is looked at: lost events may wait in
+// our queue, and look like the next ones.
+func (c *consumer) begin(ctx context.Context) error {
+	found, err := c.page(ctx, 1)
+	if err != nil {
+		return err
+	}
+	head, err := parse(found.Head)
+	if err != nil || head.epoch == c.at.epoch {
+		return err
+	}
+	return c.fill(ctx, 0)
+}
 
 // fill reads from the log what follows our place, up to a position (0: to its head).
 func (c *consumer) fill(ctx context.Context, upTo int64) error {
-	for upTo == 0 || c.seen < upTo {
-		var out struct {
-			Data struct {
-				Events struct {
-					Events []event
-				}
-			}
-			Errors []struct {
-				Message    string
-				Extensions struct{ Code string }
-			}
-		}
-		if err := c.ask(ctx, &out); err != nil {
+	for upTo == 0 || c.at.position < upTo {
+		found, err := c.page(ctx, 500)
+		if err != nil {
 			return err
 		}
-		if len(out.Errors) > 0 { // LOG_FORKED: a restore lost what we have seen; only a person can say what to do
-			return fmt.Errorf("%s: %s", out.Errors[0].Extensions.Code, out.Errors[0].Message)
-		}
-		if len(out.Data.Events.Events) == 0 {
-			return nil
-		}
-		for _, e := range out.Data.Events.Events {
-			if position, err := e.position(); err != nil || upTo > 0 && position > upTo {
+		for _, e := range found.Events {
+			if place, err := parse(e.Cursor); err != nil || upTo > 0 && place.position > upTo {
 				return err
 			}
 			e.From = "log"
@@ -210,16 +246,67 @@ func (c *consumer) fill(ctx context.Context, upTo int64) error {
 				return err
 			}
 		}
+		place, err := parse(found.Cursor) // at the head it is of the log's epoch now, which may be a later one
+		if err == nil {
+			err = c.keep(place)
+		}
+		if err != nil || len(found.Events) == 0 && !found.More {
+			return err
+		}
 	}
 	return nil
 }
 
-func (c *consumer) ask(ctx context.Context, out any) error {
-	variables := map[string]any{}
-	if c.at.Cursor != "" {
-		variables["after"] = c.at.Cursor
+// answer is a page of the log.
+type answer struct {
+	Events       []event
+	Cursor, Head string
+	More         bool
+}
+
+// problem is how GraphQL says no.
+type problem struct {
+	Message    string
+	Extensions struct{ Code, Position string }
+}
+
+// page reads the log behind our place, which goes back to the fork first where a restore has lost what we have seen.
+func (c *consumer) page(ctx context.Context, first int) (answer, error) {
+	for {
+		var out struct {
+			Data   struct{ Events answer }
+			Errors []problem
+		}
+		if err := c.ask(ctx, first, &out); err != nil {
+			return answer{}, err
+		}
+		if len(out.Errors) == 0 {
+			return out.Data.Events, nil
+		}
+		if err := c.goBack(out.Errors[0]); err != nil {
+			return answer{}, err
+		}
 	}
-	body, err := json.Marshal(map[string]any{"query": page, "variables": variables})
+}
+
+// goBack tells of a fork, and goes on from it.
+func (c *consumer) goBack(p problem) error {
+	first, err := strconv.ParseInt(p.Extensions.Position, 10, 64) // the first that may differ
+	if p.Extensions.Code != "CURSOR_FORKED" || err != nil {
+		return fmt.Errorf("%s: %s", p.Extensions.Code, p.Message)
+	}
+	return c.print(fork{Forked: c.at.String(), LastGood: first - 1}, cursor{c.at.epoch, first - 1})
+}
+
+const query = `query($after: Cursor, $first: Int!) { events(after: $after, first: $first) {
+	events { cursor type project data } cursor head more } }`
+
+func (c *consumer) ask(ctx context.Context, first int, out any) error {
+	variables := map[string]any{"first": first}
+	if c.at.position > 0 {
+		variables["after"] = c.at.String()
+	}
+	body, err := json.Marshal(map[string]any{"query": query, "variables": variables})
 	if err != nil {
 		return err
 	}
