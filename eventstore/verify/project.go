@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"io"
 	"slices"
 	"strconv"
@@ -45,18 +44,14 @@ func (v *verification) project() error {
 		return fmt.Errorf("open the export's proofs: %w", err)
 	}
 	defer file.Close() //nolint:errcheck // it was only read
-	p := part{verification: v, proofs: bufio.NewReaderSize(file, maxProof), seed: maphash.MakeSeed(), versions: map[uint64]int64{}}
-	err = events(v.export, p.check)
-	if bad, ok := errors.AsType[*lineError](err); ok {
-		return &Error{Position: bad.event.Cursor.Position, File: EventsFile, Reason: bad.reason()}
+	p := part{verification: v, proofs: bufio.NewReaderSize(file, maxProof), streams: newStreams(v.room)}
+	err = p.all()
+	if err == nil {
+		if _, err := p.proofs.ReadByte(); !errors.Is(err, io.EOF) {
+			return &Error{File: ProofsFile, Reason: "it has more proofs than there are events"}
+		}
 	}
-	if err != nil {
-		return err
-	}
-	if _, err := p.proofs.ReadByte(); !errors.Is(err, io.EOF) {
-		return &Error{File: ProofsFile, Reason: "it has more proofs than there are events"}
-	}
-	return nil
+	return err
 }
 
 // one picks the export's newest checkpoint, which the proofs lead to. Another one can't be held against a part, unless
@@ -77,14 +72,47 @@ func (v *verification) one() error {
 	return nil
 }
 
-// part is the state of checking a project's events: of each stream only a number.
+// part is the state of checking a project's events.
 type part struct {
 	*verification
 
-	proofs   *bufio.Reader
-	last     int64
-	seed     maphash.Seed
-	versions map[uint64]int64
+	proofs  *bufio.Reader
+	last    int64
+	streams *streams
+}
+
+// all checks every event, and those of the streams that had no room as often again as it takes. The first position
+// that is bad is told, whichever way it was found.
+func (p *part) all() error {
+	first, err := p.pass(p.check)
+	for err == nil && p.streams.more() {
+		var bad *Error
+		bad, err = p.pass(func(e domain.Recorded, _ tlog.Hash) error {
+			if first != nil && e.Cursor.Position >= first.Position {
+				return first
+			}
+			return p.streams.next(e)
+		})
+		if bad != nil {
+			first = bad
+		}
+	}
+	if err == nil && first != nil {
+		return first
+	}
+	return err
+}
+
+// pass reads the events once; bad is the first that isn't good, err is of reading.
+func (p *part) pass(each func(domain.Recorded, tlog.Hash) error) (bad *Error, err error) {
+	err = events(p.export, each)
+	if line, ok := errors.AsType[*lineError](err); ok {
+		return &Error{Position: line.event.Cursor.Position, File: EventsFile, Reason: line.reason()}, nil
+	}
+	if bad, ok := errors.AsType[*Error](err); ok {
+		return bad, nil
+	}
+	return nil, err
 }
 
 func (p *part) check(e domain.Recorded, leaf tlog.Hash) error {
@@ -95,7 +123,6 @@ func (p *part) check(e domain.Recorded, leaf tlog.Hash) error {
 	if p.report.Project == "" {
 		p.report.Project = e.ProjectID
 	}
-	stream := maphash.String(p.seed, string(e.Stream))
 	switch {
 	case position <= p.last:
 		return wrong(EventsFile, "it does not come after the one before it, %d", p.last)
@@ -103,8 +130,9 @@ func (p *part) check(e domain.Recorded, leaf tlog.Hash) error {
 		return wrong(EventsFile, "it is beyond what the newest checkpoint saw, %s", p.newest.file)
 	case e.ProjectID != p.report.Project || e.ProjectID == "":
 		return wrong(EventsFile, "it is of project %q, not of %q as the first", e.ProjectID, p.report.Project)
-	case e.Version != p.versions[stream]+1:
-		return wrong(EventsFile, "stream %s goes on with version %d after %d: an event is missing", e.Stream, e.Version, p.versions[stream])
+	}
+	if err := p.streams.next(e); err != nil {
+		return err
 	}
 	proof, err := p.proof(position)
 	if err != nil {
@@ -113,7 +141,7 @@ func (p *part) check(e domain.Recorded, leaf tlog.Hash) error {
 	if err := tlog.CheckRecord(proof, p.newest.Size, p.newest.Root, position-1, leaf); err != nil {
 		return wrong(EventsFile, "the event, or its proof, is not of the log that checkpoint %s saw", p.newest.file)
 	}
-	p.last, p.versions[stream] = position, e.Version
+	p.last = position
 	p.report.Events++
 	return nil
 }

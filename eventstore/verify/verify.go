@@ -15,7 +15,8 @@
 //	proofs.jsonl   a line per event: {"position":1,"hashes":["<base64>",…]}, the RFC 6962 audit path from its leaf to
 //	               the newest checkpoint
 //
-// Memory is constant, however many events there are.
+// Memory is constant, however many events and streams there are. A part of more than 131,072 streams is read more than
+// once for that: once for about so many of them.
 //
 //	report, err := verify.Export(os.DirFS("export"), verify.Options{})
 //	var wrong *verify.Error // position 42: …
@@ -47,6 +48,8 @@ const (
 type Options struct {
 	Key         []byte   // content of a key.pub kept elsewhere; empty: the export's own
 	Checkpoints [][]byte // signed checkpoints kept elsewhere: the export must hold all that they saw
+
+	room int // for so many streams at once; 0: maxStreams
 }
 
 // Report says what was found good.
@@ -103,7 +106,7 @@ func Export(export fs.FS, options Options) (Report, error) {
 	if err != nil {
 		return Report{}, err
 	}
-	v := &verification{export: export, heads: heads, newest: newest(heads), epoch: 1}
+	v := &verification{export: export, heads: heads, newest: newest(heads), epoch: 1, room: options.room}
 	v.report = Report{
 		LogID: keys.LogID, Epoch: v.newest.Epoch, Size: v.newest.Size, Root: v.newest.Root.String(),
 		Keys: keys.Fingerprints(), Checkpoints: len(heads),
@@ -189,6 +192,7 @@ type verification struct {
 	heads  []head // by size; those that are compared already are cut off
 	newest head
 	report Report
+	room   int // Options.room
 
 	tree  Tree
 	epoch int64 // of the event before

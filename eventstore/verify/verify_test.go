@@ -293,6 +293,59 @@ func TestAProjectsPartIsProvenEventByEvent(t *testing.T) {
 	wrong(t, files, Options{Checkpoints: [][]byte{longer}}, 0)
 }
 
+func TestStreamsThatHaveNoRoomAreCheckedAllTheSame(t *testing.T) {
+	t.Parallel()
+	l := sample(t)
+	files := l.part("prj_1")
+	lines := bytes.SplitAfter(files[EventsFile].Data, []byte("\n"))
+	proofs := bytes.SplitAfter(files[ProofsFile].Data, []byte("\n"))
+	for _, room := range []int{1, 2, 3, 9, 10} { // there are ten streams
+		report, err := Export(files, Options{room: room})
+		if err != nil || report.Events != 175 {
+			t.Errorf("room for %d: %+v, %v", room, report, err)
+		}
+		for i := range lines[:20] { // each of the first two of every stream
+			bad := maps.Clone(files)
+			bad[EventsFile] = &fstest.MapFile{Data: bytes.Join(concat(lines[:i], nil, lines[i+1:]), nil)}
+			bad[ProofsFile] = &fstest.MapFile{Data: bytes.Join(concat(proofs[:i], nil, proofs[i+1:]), nil)}
+			wrong(t, bad, Options{room: room}, int64(4*(i+10)+1)) // where its stream goes on
+		}
+		// Of two gaps the first is told, whichever stream had room first.
+		for i := range lines[:10] {
+			bad := maps.Clone(files)
+			bad[EventsFile] = &fstest.MapFile{Data: bytes.Join(append(concat(lines[:i], nil, lines[i+1:20]), lines[21:]...), nil)}
+			bad[ProofsFile] = &fstest.MapFile{Data: bytes.Join(append(concat(proofs[:i], nil, proofs[i+1:20]), proofs[21:]...), nil)}
+			wrong(t, bad, Options{room: room}, int64(4*(i+10)+1))
+		}
+	}
+}
+
+func TestStreamsAreFollowedInTheRoomThereIs(t *testing.T) {
+	t.Parallel()
+	const room, all = 100, 10_000
+	s, followed, passes := newStreams(room), map[domain.Stream]bool{}, 0
+	for more := true; more; more = s.more() {
+		passes++
+		for version := range int64(2) {
+			for n := range all {
+				e := domain.Recorded{Stream: domain.Stream(fmt.Sprint("build/", n)), Version: version + 1}
+				if err := s.next(e); err != nil {
+					t.Fatal(err)
+				}
+				if len(s.versions) > room {
+					t.Fatalf("%d streams are followed, there is room for %d", len(s.versions), room)
+				}
+				if e.Version = 7; version == 1 && s.next(e) != nil {
+					followed[e.Stream] = true
+				}
+			}
+		}
+	}
+	if len(followed) != all || passes > 4*all/room {
+		t.Errorf("%d of %d streams were followed, in %d passes", len(followed), all, passes)
+	}
+}
+
 // Any single byte of any file may change: it is noticed.
 func FuzzAChangedByteIsNoticed(f *testing.F) {
 	l := newLog(f)
