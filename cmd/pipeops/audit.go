@@ -89,7 +89,11 @@ two are consistent), and every signature. Says which position is the first bad o
 Whoever can change all of the export and has the signing key can make another one that is good in itself: give what you
 have kept elsewhere, with --key and --checkpoint.
 
-Exit codes: 0 it is what was signed, 1 it could not be read, 2 the command line is at fault, 4 it is not what was signed.`,
+A project's part says only of some checkpoints whether the log begins with what they saw: of those that it was exported
+with (export --checkpoint).
+
+Exit codes: 0 it is what was signed, 1 it could not be read, 2 the command line is at fault, 3 a given checkpoint can't be
+held against a project's part, 4 it is not what was signed.`,
 		Example: "  pipeops audit verify export --key /mnt/safe/key.pub --checkpoint /mnt/safe/checkpoint",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			options := verify.Options{}
@@ -124,25 +128,34 @@ type verdict struct {
 	File     string `json:"file,omitempty"`
 	Reason   string `json:"reason,omitempty"`
 
+	NotComparable bool `json:"notComparable,omitempty"` // all is good, but of File nothing is known
+
 	*verify.Report
 }
 
 func tellVerdict(w io.Writer, report verify.Report, err error, ownKey, asJSON bool) error {
 	wrong, bad := errors.AsType[*verify.Error](err)
-	if err != nil && !bad {
+	apart, unsure := errors.AsType[*verify.NotComparableError](err)
+	if err != nil && !bad && !unsure {
 		return fmt.Errorf("read the export: %w", err)
 	}
 	if asJSON {
-		v := verdict{OK: !bad, Report: &report}
-		if bad {
+		v := verdict{OK: err == nil, Report: &report}
+		switch {
+		case bad:
 			v = verdict{Position: wrong.Position, File: wrong.File, Reason: wrong.Reason}
+		case unsure:
+			v = verdict{NotComparable: true, File: apart.File, Reason: apart.Reason}
 		}
 		if err := printJSON(w, v); err != nil {
 			return err
 		}
 	}
-	if bad {
+	switch {
+	case bad:
 		return &coded{exitVerdict, fmt.Errorf("this is not what was signed: %w", wrong)}
+	case unsure:
+		return &coded{exitRefused, fmt.Errorf("not comparable: %w", apart)}
 	}
 	if asJSON {
 		return nil

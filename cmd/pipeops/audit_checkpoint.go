@@ -110,33 +110,42 @@ func (c *client) keep(ctx context.Context, s signedCheckpoint, file string) erro
 	return replaceFile(file, s.signed)
 }
 
+// forged says that the log is not the one that an earlier checkpoint saw.
+func forged(before verify.Checkpoint, what string) error {
+	return &coded{exitVerdict, fmt.Errorf("the log is not the one that checkpoint %s saw: %s", before.Name(), what)}
+}
+
 // follows says whether the log that s saw begins with what the old one saw.
 func (c *client) follows(ctx context.Context, s signedCheckpoint, old []byte) error {
 	before, err := s.keys.Open(old)
 	if err != nil {
 		return &coded{exitRefused, fmt.Errorf("what stands in it: %w", err)}
 	}
-	forged := func(what string) error {
-		return &coded{exitVerdict, fmt.Errorf("the log is not the one that checkpoint %s saw: %s", before.Name(), what)}
-	}
-	switch {
-	case before.Epoch != s.Epoch:
+	if before.Epoch != s.Epoch {
 		return &coded{exitRefused, fmt.Errorf("it holds checkpoint %s, and a restore was declared since (the newest is %s): keep both, give another --file", before.Name(), s.Name())}
+	}
+	_, err = c.proof(ctx, s.Checkpoint, before)
+	return err
+}
+
+// proof proves that the log that s saw begins with what an earlier checkpoint saw; it is empty for one of the same size.
+func (c *client) proof(ctx context.Context, s, before verify.Checkpoint) (tlog.TreeProof, error) {
+	switch {
 	case before.Size > s.Size:
-		return forged(fmt.Sprintf("now it has %d events. If it was restored from a backup, say so: pipeops audit fork", s.Size))
+		return nil, forged(before, fmt.Sprintf("now it has %d events. If it was restored from a backup, say so: pipeops audit fork", s.Size))
 	case before.Size == s.Size && before.Root != s.Root:
-		return forged("its root is another")
+		return nil, forged(before, "its root is another")
 	case before.Size == s.Size:
-		return nil
+		return nil, nil
 	}
 	proof, err := c.consistency(ctx, before.Size, s.Size)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := tlog.CheckTree(proof, s.Size, s.Root, before.Size, before.Root); err != nil {
-		return forged("the server can't prove that it is")
+		return nil, forged(before, "the server can't prove that it is")
 	}
-	return nil
+	return proof, nil
 }
 
 func (c *client) consistency(ctx context.Context, from, to int64) (tlog.TreeProof, error) {

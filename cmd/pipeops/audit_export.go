@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/pipeops/pipeops/eventstore/verify"
 	"github.com/pipeops/pipeops/handlers/audit"
@@ -23,21 +24,36 @@ import (
 
 func auditExport() *cobra.Command {
 	var out, project string
+	var kept []string
 	cmd := &cobra.Command{
 		Use: "export", Short: "Write the log, or a project's part, with what proves it", Args: cobra.NoArgs,
 		Long: `Signs what is new, then writes into the folder of --out: events.jsonl, leaves (hashes), checkpoints/ and key.pub; for a
-project, proofs.jsonl instead of leaves. The folder appears when all is there; one that exists is never touched.
-Personal fields are ciphertext in it.`,
-		Example: "  pipeops audit export --out export\n  pipeops audit export --out shop --project shop\n  pipeops audit verify export",
+project, proofs.jsonl instead of leaves, and consistency/, which proves that the log begins with what each of the earlier
+checkpoints saw. Of many checkpoints about a thousand are taken: give one that you keep elsewhere with --checkpoint, so
+that verify can hold it against the part. The folder appears when all is there; one that exists is never touched.
+Personal fields are ciphertext in it.
+
+Exit codes: 0 done, 3 refused, 4 the log does not begin with what a checkpoint of --checkpoint saw.`,
+		Example: "  pipeops audit export --out export\n  pipeops audit export --out shop --project shop --checkpoint /mnt/safe/checkpoint\n  pipeops audit verify export",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if out == "" {
 				return usage("--out is missing: a folder to make (example: --out export)")
+			}
+			if project == "" && len(kept) > 0 {
+				return usage("--checkpoint is for a project's part (--project): the whole log is held against any checkpoint as it is, by verify")
 			}
 			c, err := newClient()
 			if err != nil {
 				return err
 			}
 			e := export{client: c, project: project, told: cmd.ErrOrStderr()}
+			for _, file := range kept {
+				signed, err := os.ReadFile(file)
+				if err != nil {
+					return usage("--checkpoint: %v", err)
+				}
+				e.kept = append(e.kept, signed)
+			}
 			if err := e.write(cmd.Context(), out); err != nil {
 				return err
 			}
@@ -47,6 +63,7 @@ Personal fields are ciphertext in it.`,
 	}
 	cmd.Flags().StringVar(&out, "out", "", "folder to make (required)")
 	cmd.Flags().StringVar(&project, "project", "", "only this project's events, each with its proof")
+	cmd.Flags().StringArrayVar(&kept, "checkpoint", nil, "checkpoint kept elsewhere, which the project's part is to be held against; may be repeated")
 	return cmd
 }
 
@@ -54,7 +71,9 @@ Personal fields are ciphertext in it.`,
 type export struct {
 	client  *client
 	project string
+	kept    [][]byte  // checkpoints to prove besides those that the server picks
 	told    io.Writer // progress
+	keys    verify.Keys
 	head    verify.Checkpoint
 	events  int64
 }
@@ -91,9 +110,8 @@ func (e *export) fill(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
-	keys, err := verify.ParseKeys(key)
-	if err == nil {
-		e.head, err = keys.Open(signed)
+	if e.keys, err = verify.ParseKeys(key); err == nil {
+		e.head, err = e.keys.Open(signed)
 	}
 	if err != nil {
 		return fmt.Errorf("the server's newest checkpoint: %w", err)
@@ -101,17 +119,20 @@ func (e *export) fill(ctx context.Context, dir string) error {
 	if err := os.WriteFile(filepath.Join(dir, verify.KeyFile), key, 0o644); err != nil { //nolint:gosec // public
 		return err
 	}
-	if err := os.Mkdir(filepath.Join(dir, verify.CheckpointFolder), 0o755); err != nil {
-		return err
+	for _, folder := range e.folders() {
+		if err := os.Mkdir(filepath.Join(dir, folder), 0o755); err != nil {
+			return err
+		}
 	}
 	size := url.Values{"size": {strconv.FormatInt(e.head.Size, 10)}}
 	until := url.Values{"until": {strconv.FormatInt(e.head.Size, 10)}}
-	if e.project == "" {
-		err = e.checkpoints(ctx, dir, size)
-	} else {
+	if e.project != "" {
 		size.Set("project", e.project)
 		until.Set("project", e.project)
-		err = os.WriteFile(filepath.Join(dir, verify.CheckpointFolder, e.head.Name()), signed, 0o644) //nolint:gosec // public
+		size.Set("proofs", "yes")
+	}
+	if err = e.checkpoints(ctx, dir, size); err == nil {
+		err = e.prove(ctx, dir)
 	}
 	if err == nil {
 		err = e.copy(ctx, filepath.Join(dir, verify.EventsFile), "events", until, &e.events)
@@ -124,6 +145,13 @@ func (e *export) fill(ctx context.Context, dir string) error {
 		return e.copy(ctx, filepath.Join(dir, verify.LeavesFile), "leaves", size, nil)
 	}
 	return e.copy(ctx, filepath.Join(dir, verify.ProofsFile), "proofs", size, &other)
+}
+
+func (e *export) folders() []string {
+	if e.project == "" {
+		return []string{verify.CheckpointFolder}
+	}
+	return []string{verify.CheckpointFolder, verify.ConsistencyFolder}
 }
 
 // checkpoints writes each into a file of its own.
@@ -143,10 +171,48 @@ func (e *export) checkpoints(ctx context.Context, dir string, size url.Values) e
 		if filepath.Base(c.Name) != c.Name {
 			return fmt.Errorf("the server names a checkpoint %q", c.Name)
 		}
-		if err := os.WriteFile(filepath.Join(dir, verify.CheckpointFolder, c.Name), []byte(c.Checkpoint), 0o644); err != nil { //nolint:gosec // public
+		if err := e.checkpoint(dir, c.Name, []byte(c.Checkpoint), c.Hashes); err != nil {
 			return err
 		}
 	}
+}
+
+// prove adds those that were kept elsewhere.
+func (e *export) prove(ctx context.Context, dir string) error {
+	for i, signed := range e.kept {
+		before, err := e.keys.Open(signed)
+		if err != nil {
+			return &coded{exitRefused, fmt.Errorf("--checkpoint %d: %w", i+1, err)}
+		}
+		proof, err := e.client.proof(ctx, e.head, before)
+		if err != nil && before.Epoch != e.head.Epoch {
+			err = &coded{exitRefused, fmt.Errorf("a restore was declared since checkpoint %s (the newest is %s), and may have lost what it saw: "+
+				"only the whole log tells, leave out --project: %w", before.Name(), e.head.Name(), err)}
+		}
+		if err == nil {
+			err = e.checkpoint(dir, before.Name(), signed, proof)
+		}
+		if err != nil {
+			return fmt.Errorf("--checkpoint %d: %w", i+1, err)
+		}
+	}
+	return nil
+}
+
+// checkpoint writes one, and into a part what proves that the log begins with what it saw. One that is not signed is for
+// verify to tell of.
+func (e *export) checkpoint(dir, name string, signed []byte, proof tlog.TreeProof) error {
+	c, bad := e.keys.Open(signed)
+	if e.project != "" && bad == nil && c.Size < e.head.Size {
+		if len(proof) == 0 { // the server is of a version that proves none
+			return nil
+		}
+		file := filepath.Join(dir, filepath.FromSlash(verify.ConsistencyFile(c.Size)))
+		if err := os.WriteFile(file, verify.AppendConsistency(nil, c.Size, proof), 0o644); err != nil { //nolint:gosec // public
+			return err
+		}
+	}
+	return os.WriteFile(filepath.Join(dir, verify.CheckpointFolder, name), signed, 0o644) //nolint:gosec // public
 }
 
 // copy streams a file of the export to disk, counts its lines and tells a person how far it is.

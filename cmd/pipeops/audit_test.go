@@ -11,6 +11,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -213,6 +215,8 @@ func TestAcceptance24_AuditorsFindWhoDidWhatAndProveIt(t *testing.T) {
 			t.Error("a half export is left")
 		}
 	})
+	t.Run("a project's part and what was kept", func(*testing.T) { o.keptAndPart(shop) })
+	t.Run("a project's part of a log with many checkpoints", func(t *testing.T) { o.manyCheckpoints(t, shop) })
 	t.Run("checkpoint", func(*testing.T) {
 		kept := filepath.Join(o.dir, "kept")
 		o.run("audit", "checkpoint", "--now", "--file", kept)
@@ -236,6 +240,68 @@ func TestAcceptance24_AuditorsFindWhoDidWhatAndProveIt(t *testing.T) {
 	t.Run("a new key", func(*testing.T) { o.rotate(good) })
 	t.Run("erase", func(*testing.T) { o.erase(good) })
 	t.Run("fork", func(*testing.T) { o.fork() })
+}
+
+// keptAndPart holds a tenant's part against checkpoints from before, from after, and from another log.
+func (o *office) keptAndPart(shop domain.ProjectID) {
+	o.t.Helper()
+	earlier, later := filepath.Join(o.dir, "earlier"), filepath.Join(o.dir, "later")
+	o.run("audit", "checkpoint", "--now", "--file", earlier)
+	o.push(shop, 50)
+	part, again := filepath.Join(o.dir, "part-later"), filepath.Join(o.dir, "part-again")
+	o.run("audit", "export", "--out", part, "--project", "shop")
+	o.run("audit", "verify", part, "--checkpoint", earlier)
+	o.push(shop, 51)
+	o.run("audit", "checkpoint", "--now", "--file", later)
+	o.fails(exitRefused, "not comparable", "audit", "verify", part, "--checkpoint", later)
+	out, _, _ := o.try("audit", "verify", part, "--checkpoint", later, "--json")
+	if !strings.Contains(out, `"notComparable": true`) || !strings.Contains(out, "--checkpoint FILE") {
+		o.t.Errorf("got %s", out)
+	}
+	o.push(shop, 52)
+	o.run("audit", "export", "--out", again, "--project", "shop", "--checkpoint", later)
+	o.run("audit", "verify", again, "--checkpoint", later, "--checkpoint", earlier)
+	proofs, err := filepath.Glob(filepath.Join(again, "consistency", "*"))
+	o.must(err)
+	text, err := os.ReadFile(earlier)
+	o.must(err)
+	size := strings.Split(string(text), "\n")[1]
+	o.must(os.Remove(filepath.Join(again, "consistency", size)))
+	o.fails(exitVerdict, "consistency/"+size+" is missing", "audit", "verify", again) // its own checkpoint needs it
+	if len(proofs) < 2 {
+		o.t.Errorf("proofs: %v", proofs)
+	}
+	o.fails(exitUsage, "--project", "audit", "export", "--out", again+"2", "--checkpoint", later)
+	o.fails(exitUsage, "--checkpoint", "audit", "export", "--out", again+"2", "--project", "shop", "--checkpoint", later+"2")
+	o.fails(exitRefused, "no checkpoint", "audit", "export", "--out", again+"2", "--project", "shop", "--checkpoint", o.file("garbage", "garbage"))
+}
+
+// manyCheckpoints exports as where the server picks few of its checkpoints: here only the newest.
+func (o *office) manyCheckpoints(t *testing.T, shop domain.ProjectID) {
+	kept, without, with := filepath.Join(o.dir, "seldom"), filepath.Join(o.dir, "without"), filepath.Join(o.dir, "with")
+	o.run("audit", "checkpoint", "--now", "--file", kept)
+	o.push(shop, 60)
+	server, err := url.Parse(os.Getenv("PIPEOPS_URL"))
+	o.must(err)
+	proxy := httputil.NewSingleHostReverseProxy(server)
+	proxy.ModifyResponse = func(r *http.Response) error {
+		if r.Request.URL.Path != "/audit/checkpoints" {
+			return nil
+		}
+		text, err := io.ReadAll(r.Body)
+		lines := bytes.SplitAfter(bytes.TrimSpace(text), []byte("\n"))
+		r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(lines[len(lines)-1])), -1
+		r.Header.Del("Content-Length")
+		return err
+	}
+	front := httptest.NewServer(proxy)
+	defer front.Close()
+	t.Setenv("PIPEOPS_URL", front.URL)
+	o.run("audit", "export", "--out", without, "--project", "shop")
+	o.run("audit", "verify", without)
+	o.fails(exitRefused, "--checkpoint FILE", "audit", "verify", without, "--checkpoint", kept)
+	o.run("audit", "export", "--out", with, "--project", "shop", "--checkpoint", kept)
+	o.run("audit", "verify", with, "--checkpoint", kept)
 }
 
 func (o *office) file(name, text string) string {
@@ -279,7 +345,7 @@ func (o *office) erase(before string) {
 	o.fails(exitUsage, "--reason", "audit", "erase", "github/ada")
 	o.fails(exitRefused, "nothing is kept", "audit", "erase", "act_nobody", "--reason", "r")
 	out := o.run("audit", "erase", "github/ada", "--reason", "request 4711")
-	for _, want := range []string{"1 key(s) destroyed", "6 raw deliver(ies) deleted", "backups made from 20"} {
+	for _, want := range []string{"1 key(s) destroyed", "10 raw deliver(ies) deleted", "backups made from 20"} {
 		if !strings.Contains(out, want) {
 			o.t.Errorf("want %q in %s", want, out)
 		}
@@ -343,6 +409,7 @@ func (o *office) fork() {
 	}
 	o.run("audit", "checkpoint", "--now")
 	o.fails(exitRefused, "a restore was declared", "audit", "checkpoint", "--file", kept)
+	o.fails(exitRefused, "a restore was declared", "audit", "export", "--out", filepath.Join(o.dir, "forked-part"), "--project", "shop", "--checkpoint", kept)
 	forked := filepath.Join(o.dir, "forked")
 	o.run("audit", "export", "--out", forked)
 	out := o.run("audit", "verify", forked, "--checkpoint", kept)

@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"maps"
-	"strings"
 	"testing"
 	"testing/fstest"
 	"time"
@@ -143,16 +142,33 @@ func (l *log) part(project domain.ProjectID) fstest.MapFS {
 		events, proofs = append(events, l.lines[i]...), AppendProof(proofs, int64(i+1), proof)
 	}
 	files[EventsFile], files[ProofsFile] = &fstest.MapFile{Data: events}, &fstest.MapFile{Data: proofs}
-	for name := range files {
-		if strings.HasPrefix(name, CheckpointFolder) {
-			delete(files, name)
-		}
-	}
 	l.head()
-	c, _ := l.sign()
-	name := CheckpointFolder + "/" + c.Name()
-	files[name] = l.files[name]
+	for name, file := range l.files {
+		c, err := l.keys.Open(file.Data)
+		if err != nil {
+			l.tb.Fatal(err)
+		}
+		delete(files, name)
+		if root, err := tlog.TreeHash(min(c.Size, l.tree.Size()), tlog.HashReaderFunc(l.hash)); err != nil || root != c.Root {
+			continue // a restore has lost what it saw
+		}
+		files[name] = file
+		l.prove(files, c.Size)
+	}
 	return files
+}
+
+// prove adds the proof that the log begins with so many events.
+func (l *log) prove(files fstest.MapFS, size int64) {
+	l.tb.Helper()
+	if size == l.tree.Size() {
+		return
+	}
+	proof, err := tlog.ProveTree(l.tree.Size(), size, tlog.HashReaderFunc(l.hash))
+	if err != nil {
+		l.tb.Fatal(err)
+	}
+	files[ConsistencyFile(size)] = &fstest.MapFile{Data: AppendConsistency(nil, size, proof)}
 }
 
 // sample is a log of 700 events with checkpoints here and there.

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"strconv"
 
 	"golang.org/x/mod/sumdb/tlog"
@@ -21,8 +20,12 @@ const maxProof = 4 << 10
 // AppendProof adds the line of an export that proves the event at a position, with its line break.
 func AppendProof(b []byte, position int64, proof tlog.RecordProof) []byte {
 	b = strconv.AppendInt(append(b, `{"position":`...), position, 10)
+	return appendHashes(b, proof)
+}
+
+func appendHashes(b []byte, hashes []tlog.Hash) []byte {
 	b = append(b, `,"hashes":[`...)
-	for i, hash := range proof {
+	for i, hash := range hashes {
 		if i > 0 {
 			b = append(b, ',')
 		}
@@ -33,10 +36,12 @@ func AppendProof(b []byte, position int64, proof tlog.RecordProof) []byte {
 	return append(b, "]}\n"...)
 }
 
-// project checks one project's part: that each event was in the log which the newest checkpoint saw, and that no
-// stream has a gap. A whole stream, or the end of one, can be missing: who wants to know that asks for the whole log.
+// project checks one project's part: that each event was in the log which the newest checkpoint saw, that this log
+// begins with what the other checkpoints saw, and that no stream has a gap. A whole stream, or the end of one, can be
+// missing: who wants to know that asks for the whole log.
 func (v *verification) project() error {
-	if err := v.one(); err != nil {
+	incomparable, err := v.earlier()
+	if err != nil {
 		return err
 	}
 	file, err := v.export.Open(ProofsFile)
@@ -51,25 +56,10 @@ func (v *verification) project() error {
 			return &Error{File: ProofsFile, Reason: "it has more proofs than there are events"}
 		}
 	}
-	return err
-}
-
-// one picks the export's newest checkpoint, which the proofs lead to. Another one can't be held against a part, unless
-// it saw the same.
-func (v *verification) one() error {
-	own := slices.DeleteFunc(slices.Clone(v.heads), func(h head) bool { return h.given })
-	v.newest = newest(own)
-	v.report.Epoch, v.report.Size, v.report.Root = v.newest.Epoch, v.newest.Size, v.newest.Root.String()
-	for _, h := range v.heads {
-		if h.Checkpoint == v.newest.Checkpoint {
-			continue
-		}
-		if h.Size == v.newest.Size {
-			return &Error{File: h.file, Reason: fmt.Sprintf("it has another root than %s: the log was two logs, or has forked", v.newest.file)}
-		}
-		return &Error{File: h.file, Reason: fmt.Sprintf("it saw %d events, and a part with proofs for %d can't be compared with it", h.Size, v.newest.Size)}
+	if err == nil && incomparable != nil {
+		return incomparable
 	}
-	return nil
+	return err
 }
 
 // part is the state of checking a project's events.

@@ -14,6 +14,8 @@
 //
 //	proofs.jsonl   a line per event: {"position":1,"hashes":["<base64>",…]}, the RFC 6962 audit path from its leaf to
 //	               the newest checkpoint
+//	consistency/   a file for the size of each earlier checkpoint: {"size":1,"hashes":["<base64>",…]}, the RFC 6962
+//	               proof that the log of the newest checkpoint begins with what that one saw
 //
 // Memory is constant, however many events and streams there are. A part of more than 131,072 streams is read more than
 // once for that: once for about so many of them.
@@ -41,6 +43,8 @@ const (
 	ProofsFile       = "proofs.jsonl"
 	KeyFile          = "key.pub"
 	CheckpointFolder = "checkpoints"
+
+	ConsistencyFolder = "consistency"
 )
 
 // Options say what is trusted besides the export itself. Whoever can change all of an export, and has the signing
@@ -96,7 +100,8 @@ func (e *Error) Error() string {
 
 // Export checks an export: every body's hash, every leaf, that positions have no gap (in one project's part: that no
 // stream has one), the root at every checkpoint, so that any two of them are consistent, and every signature. Errors:
-// *Error, or the file system's.
+// *Error; *NotComparableError, when all is good but nothing in a part says whether a checkpoint that was given is as
+// well; or the file system's.
 func Export(export fs.FS, options Options) (Report, error) {
 	keys, err := trusted(export, options)
 	if err != nil {

@@ -289,8 +289,95 @@ func TestAProjectsPartIsProvenEventByEvent(t *testing.T) {
 	if says := wrong(t, both, Options{}, 45); !strings.Contains(says, "version 2 after 0") {
 		t.Errorf("got %s", says)
 	}
-	_, longer := func() (Checkpoint, []byte) { l.grow(1); return l.sign() }()
-	wrong(t, files, Options{Checkpoints: [][]byte{longer}}, 0)
+}
+
+// incomparable wants a given checkpoint to be told apart, with what to do, from one that isn't what was signed.
+func incomparable(t *testing.T, files fs.FS, given []byte, says string) {
+	t.Helper()
+	_, err := Export(files, Options{Checkpoints: [][]byte{given}})
+	var apart *NotComparableError
+	if !errors.As(err, &apart) || apart.File != "the given checkpoint 1" || !strings.Contains(err.Error(), says) {
+		t.Errorf("got %v, want it not to be comparable: %q", err, says)
+	}
+}
+
+func TestAPartIsHeldAgainstACheckpointThatWasKept(t *testing.T) {
+	t.Parallel()
+	l := sample(t)
+	earlier, seldom, newest := l.files[CheckpointFolder+"/1.256"].Data, signedAs(t, l, headOf(t, l, 301)), l.files[CheckpointFolder+"/1.700"].Data
+	files := l.part("prj_1")
+	for _, given := range [][]byte{earlier, newest} {
+		report, err := Export(files, Options{Checkpoints: [][]byte{given}})
+		if err != nil || report.Checkpoints != 8 {
+			t.Errorf("got %+v, %v", report, err)
+		}
+	}
+	incomparable(t, files, seldom, "--checkpoint FILE")
+	l.prove(files, 301)
+	files[CheckpointFolder+"/1.301"] = &fstest.MapFile{Data: seldom}
+	if _, err := Export(files, Options{Checkpoints: [][]byte{seldom}}); err != nil {
+		t.Errorf("once it is proven: %v", err)
+	}
+	// Another history of the same epoch is forged, with its proof and without.
+	for _, size := range []int64{256, 700} {
+		wrong(t, files, Options{Checkpoints: [][]byte{signedAs(t, l, Checkpoint{LogID: logID, Epoch: 1, Size: size})}}, 0)
+	}
+	change := func(file string, data []byte) fstest.MapFS {
+		changed := maps.Clone(files)
+		changed[file] = &fstest.MapFile{Data: data}
+		return changed
+	}
+	proof := files[ConsistencyFile(256)].Data
+	wrong(t, change(ConsistencyFile(256), files[ConsistencyFile(301)].Data), Options{}, 0)
+	wrong(t, change(ConsistencyFile(256), append(bytes.Clone(proof), ' ')), Options{}, 0)
+	wrong(t, change(ConsistencyFile(257), proof), Options{}, 0)
+	without := maps.Clone(files)
+	delete(without, ConsistencyFile(256))
+	wrong(t, without, Options{}, 0)
+	// What is forged counts more than what can't be compared.
+	lines := bytes.SplitAfter(files[EventsFile].Data, []byte("\n"))
+	wrong(t, change(EventsFile, bytes.Join(lines[1:], nil)), Options{Checkpoints: [][]byte{signedAs(t, l, headOf(t, l, 302))}}, 5)
+	l.grow(1)
+	_, longer := l.sign()
+	incomparable(t, files, longer, "only 700")
+}
+
+// headOf is the checkpoint that could have been signed of so many events.
+func headOf(t *testing.T, l *log, size int64) Checkpoint {
+	t.Helper()
+	root, err := tlog.TreeHash(size, tlog.HashReaderFunc(l.hash))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Checkpoint{LogID: logID, Epoch: l.epoch, Size: size, Root: root}
+}
+
+func TestAPartSaysNothingOfACheckpointThatARestoreMayHaveLost(t *testing.T) {
+	t.Parallel()
+	l := sample(t)
+	kept, lost := l.files[CheckpointFolder+"/1.599"].Data, l.files[CheckpointFolder+"/1.700"].Data
+	before := l.part("prj_1")
+	l.lose(650)
+	l.grow(1) // other than it was: events are of epoch 2
+	l.head()
+	l.grow(49)
+	l.head() // as large as the lost one
+	l.grow(50)
+	files := l.part("prj_1")
+	if _, err := Export(files, Options{Checkpoints: [][]byte{kept}}); err != nil {
+		t.Errorf("one of before the fork: %v", err)
+	}
+	for name := range files {
+		if name == CheckpointFolder+"/1.700" {
+			t.Fatal("the part has a checkpoint that was lost: the test does not test")
+		}
+	}
+	incomparable(t, files, lost, "only the whole log tells")
+	l.prove(files, 651)
+	_, later := l.sign()
+	incomparable(t, before, later, "only the whole log tells")
+	// No restore excuses another history up to where the epoch is still the log's.
+	wrong(t, files, Options{Checkpoints: [][]byte{signedAs(t, l, Checkpoint{LogID: logID, Epoch: 1, Size: 256})}}, 0)
 }
 
 func TestStreamsThatHaveNoRoomAreCheckedAllTheSame(t *testing.T) {
@@ -362,7 +449,7 @@ func FuzzAChangedByteIsNoticed(f *testing.F) {
 		if pick%2 == 1 {
 			files = maps.Clone(part)
 		}
-		names := []string{EventsFile, LeavesFile, ProofsFile, CheckpointFolder + "/1.43", CheckpointFolder + "/1.20"}
+		names := []string{EventsFile, LeavesFile, ProofsFile, CheckpointFolder + "/1.43", CheckpointFolder + "/1.20", ConsistencyFile(20)}
 		name := names[int(pick/2)%len(names)]
 		if files[name] == nil || flip == 0 {
 			return

@@ -7,7 +7,9 @@
 //
 //	GET  /audit/checkpoint                       the newest signed checkpoint (C2SP); 404: nothing is signed yet
 //	POST /audit/checkpoint                       signs what is new at once, and gives the newest one
-//	GET  /audit/checkpoints?size=N               a line of JSON per checkpoint: {"name":"1.1000","checkpoint":"…"}
+//	GET  /audit/checkpoints?size=N               a line of JSON per checkpoint: {"name":"1.1000","checkpoint":"…"};
+//	                                             proofs=yes leaves out what a restore has lost, and adds
+//	                                             "hashes":["…"], the proof that N begins with it
 //	GET  /audit/key.pub                          verifier keys, one a line
 //	GET  /audit/events?until=N&project=…&after=… lines of an export; also actor, type (repeated), since (RFC 3339)
 //	GET  /audit/leaves?size=N                    32 bytes per event

@@ -74,21 +74,33 @@ func (w *world) export(project string) fstest.MapFS {
 	must(w.t, err)
 	files := fstest.MapFS{verify.KeyFile: {Data: w.mustGet(http.MethodGet, "key.pub")}}
 	if project != "" {
-		files[verify.CheckpointFolder+"/"+c.Name()] = &fstest.MapFile{Data: signed}
 		files[verify.EventsFile] = &fstest.MapFile{Data: w.mustGet(http.MethodGet, fmt.Sprintf("events?until=%d&project=%s", c.Size, project))}
 		files[verify.ProofsFile] = &fstest.MapFile{Data: w.mustGet(http.MethodGet, fmt.Sprintf("proofs?size=%d&project=%s", c.Size, project))}
+		w.checkpoints(files, fmt.Sprintf("checkpoints?size=%d&proofs=yes", c.Size))
 		return files
 	}
 	files[verify.EventsFile] = &fstest.MapFile{Data: w.mustGet(http.MethodGet, fmt.Sprintf("events?until=%d", c.Size))}
 	files[verify.LeavesFile] = &fstest.MapFile{Data: w.mustGet(http.MethodGet, fmt.Sprintf("leaves?size=%d", c.Size))}
-	for lines := json.NewDecoder(bytes.NewReader(w.mustGet(http.MethodGet, fmt.Sprintf("checkpoints?size=%d", c.Size)))); ; {
+	w.checkpoints(files, fmt.Sprintf("checkpoints?size=%d", c.Size))
+	return files
+}
+
+// checkpoints adds those that the server lists, with their proofs.
+func (w *world) checkpoints(files fstest.MapFS, path string) {
+	w.t.Helper()
+	for lines := json.NewDecoder(bytes.NewReader(w.mustGet(http.MethodGet, path))); ; {
 		var line audit.Signed
 		if err := lines.Decode(&line); errors.Is(err, io.EOF) {
-			return files
+			return
 		} else if err != nil {
 			w.t.Fatal(err)
 		}
 		files[verify.CheckpointFolder+"/"+line.Name] = &fstest.MapFile{Data: []byte(line.Checkpoint)}
+		if len(line.Hashes) > 0 {
+			c, err := w.verifyKeys().Open([]byte(line.Checkpoint))
+			must(w.t, err)
+			files[verify.ConsistencyFile(c.Size)] = &fstest.MapFile{Data: verify.AppendConsistency(nil, c.Size, line.Hashes)}
+		}
 	}
 }
 
@@ -104,7 +116,7 @@ func TestAcceptance24_WhatTheServerGivesVerifiesOffline(t *testing.T) {
 		t.Errorf("the log: %+v, %v", report, err)
 	}
 	report, err = verify.Export(w.export("one"), verify.Options{})
-	if err != nil || report.Project != "prj_1" || report.Events != 234 || report.Size != 703 {
+	if err != nil || report.Project != "prj_1" || report.Events != 234 || report.Size != 703 || report.Checkpoints != 4 {
 		t.Errorf("a project: %+v, %v", report, err)
 	}
 	// Consistency between any two.
@@ -128,6 +140,28 @@ func TestAcceptance24_WhatTheServerGivesVerifiesOffline(t *testing.T) {
 				t.Errorf("%s and %s: %v", older.Name(), newer.Name(), err)
 			}
 		}
+	}
+}
+
+func TestAPartHasOnlyCheckpointsThatARestoreHasNotLost(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	var kept [][]byte
+	for range 3 {
+		w.append(100)
+		kept = append(kept, w.mustGet(http.MethodPost, "checkpoint"))
+	}
+	w.exec(`ALTER TABLE pipeops.events DISABLE TRIGGER USER; DELETE FROM pipeops.events WHERE position > 250;
+		ALTER TABLE pipeops.events ENABLE TRIGGER USER; SELECT pipeops.raise_log_epoch()`)
+	w.append(100)
+	part := w.export("one")
+	report, err := verify.Export(part, verify.Options{Checkpoints: kept[:2]})
+	if err != nil || report.Size != 350 || report.Checkpoints != 5 { // 1.100, 1.200, 2.350 and the given ones
+		t.Errorf("got %+v, %v", report, err)
+	}
+	var apart *verify.NotComparableError
+	if _, err := verify.Export(part, verify.Options{Checkpoints: kept}); !errors.As(err, &apart) || apart.File != "the given checkpoint 3" {
+		t.Errorf("a lost checkpoint: %v", err)
 	}
 }
 

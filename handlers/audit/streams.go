@@ -64,14 +64,29 @@ func (h *Handler) checkpoints(a *answer) error {
 	if err != nil {
 		return err
 	}
-	a.begin("application/jsonl")
-	for h, err := range h.config.Store.Heads(a.r.Context(), head.Size, maxCheckpoints) {
+	var heads []eventstore.Head // all first, so that a slow reader holds no connection
+	for earlier, err := range h.config.Store.Heads(a.r.Context(), head.Size, maxCheckpoints) {
 		if err != nil {
 			return err
 		}
-		line, err := json.Marshal(Signed{Name: verify.Checkpoint{Epoch: h.Epoch, Size: h.Size}.Name(), Checkpoint: h.Checkpoint})
+		heads = append(heads, earlier)
+	}
+	prove := a.r.FormValue("proofs") == "yes"
+	tree := h.config.Store.Tree(a.r.Context(), head.Size)
+	a.begin("application/jsonl")
+	for _, earlier := range heads {
+		line := Signed{Name: verify.Checkpoint{Epoch: earlier.Epoch, Size: earlier.Size}.Name(), Checkpoint: earlier.Checkpoint}
+		if prove && !earlier.Holds {
+			continue
+		}
+		if prove {
+			if line.Hashes, err = tlog.ProveTree(head.Size, earlier.Size, tree); err != nil {
+				return err
+			}
+		}
+		text, err := json.Marshal(line)
 		if err == nil {
-			err = a.write(append(line, '\n'))
+			err = a.write(append(text, '\n'))
 		}
 		if err != nil {
 			return err
@@ -82,8 +97,9 @@ func (h *Handler) checkpoints(a *answer) error {
 
 // Signed is a line of GET /audit/checkpoints.
 type Signed struct {
-	Name       string `json:"name"` // of its file in an export
-	Checkpoint string `json:"checkpoint"`
+	Name       string         `json:"name"` // of its file in an export
+	Checkpoint string         `json:"checkpoint"`
+	Hashes     tlog.TreeProof `json:"hashes,omitempty"` // with proofs=yes: that the log of the size begins with it
 }
 
 func (h *Handler) leaves(a *answer) error {
