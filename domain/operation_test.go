@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 )
 
 func TestAnErasureIsRecordedOnItsDayWithItsReason(t *testing.T) {
@@ -39,5 +40,30 @@ func TestWhoMayComeInIsOnRecord(t *testing.T) {
 	at := time.Date(2026, 11, 24, 9, 0, 0, 0, time.UTC)
 	for _, e := range []OperationEvent{TokenCreated{Token: "t", Name: "laptop"}, TokenRevoked{Token: "t", Name: "laptop"}, CheckpointKeyCreated{Key: "tree-heads/2"}} {
 		s.then(RecordAccess{Event: e, At: at}, TypeOf(e))
+	}
+}
+
+func TestARecordOfAReplaySaysWhyItEndedWithinBounds(t *testing.T) {
+	t.Parallel()
+	changes, err := RecordReplay{Replay: ReplayRun{Kind: "policy", Ended: "x" + strings.Repeat("é", maxEnded)}}.Decide(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := changes[0].Event.(ReplayRun).Ended
+	if len(got) != maxEnded-1 || !utf8.ValidString(got) { // no half letter
+		t.Errorf("got %d bytes, %q", len(got), got)
+	}
+}
+
+func TestAReplaysRecordOfEarlierVersionsStaysAsItIs(t *testing.T) {
+	t.Parallel()
+	const was = `{"kind":"projections","from":"0.0","to":"1.42","counts":[{"name":"rows","count":7}],"different":0}`
+	e, err := Decode("ReplayRun", 1, []byte(was))
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := Encode(e, "id", fakeSeal)
+	if err != nil || string(body) != was {
+		t.Errorf("got %s, %v, want %s", body, err, was)
 	}
 }

@@ -112,9 +112,14 @@ var samples = map[string]any{
 
 	"SubjectErased.subject": examplePerson, "keys": 1, "reason": "request 4711",
 	"projection": "builds", "version": 1, "event": exampleCause, "position": 48_207,
-	"ReplayRun.kind": "policy", "ReplayRun.subject": string(exampleProject), "from": Cursor{1, 40_000}, "to": Cursor{1, 48_210},
-	"counts":    []ReplayCount{{Name: "decisions", Count: 412}, {Name: "events", Count: 1_236}},
-	"different": 1, "differences": []ReplayDifference{{Subject: exampleCause, What: "BuildRequested.image"}},
+	"ReplayRun.kind": "projections", "ReplayRun.subject": "builds, timeline", "from": Cursor{}, "to": Cursor{1, 48_210},
+	"counts":    []ReplayCount{{Name: "projections", Count: 1}, {Name: "rows", Count: 9_114}},
+	"different": 3, "differences": []ReplayDifference{{Subject: "builds", What: "3 rows differ"}},
+	"projections": []ReplayedProjection{{
+		Name: "builds", Version: 2, Cursor: Cursor{1, 48_210}, Rows: 9_114, Checksum: "42447cf322c864d6253b4b85de1c8a2d",
+		InUse: "1cabd591f2cad5501d2866d53f6fd7b0", Different: 3, Replaced: true,
+	}},
+	"ended": "cut: whoever wanted it left, or the server stopped: replay projection timeline: context canceled",
 }
 
 // samplesOf types stand where no field's name says more.

@@ -2,6 +2,7 @@ package domain
 
 import (
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -32,7 +33,8 @@ type ProjectionSkipped struct {
 }
 
 // ReplayRun says that part of the log, or a delivery, was run through the code of one version again, and what came of
-// it. Nothing else was changed, but for read models that were put in the place of equal or damaged ones.
+// it: as far as it got, where it failed or was cut. Nothing else was changed, but for read models that were put in the
+// place of equal or damaged ones.
 type ReplayRun struct {
 	fact
 	inOperation
@@ -44,6 +46,9 @@ type ReplayRun struct {
 	Counts      []ReplayCount      `json:"counts"`                // how much was run through the code
 	Different   int64              `json:"different"`             // count of results that were not those of then
 	Differences []ReplayDifference `json:"differences,omitempty"` // the first 20 of them
+
+	Projections []ReplayedProjection `json:"projections,omitempty"` // read models that it got through with, in order
+	Ended       string               `json:"ended,omitempty"`       // why it ended before it was through, at most 500 bytes
 }
 
 // ReplayCount is how many there were of something.
@@ -59,8 +64,24 @@ type ReplayDifference struct {
 	What    string `json:"what"`    // a field or a type, or how many rows: "BuildRequested.image", "3 rows differ"
 }
 
-// maxDifferences is how many differences a ReplayRun tells.
-const maxDifferences = 20
+// ReplayedProjection is a read model as a replay made it. The same log gives the same rows and the same checksum anywhere,
+// as of the same cursor.
+type ReplayedProjection struct {
+	Name      string `json:"name"`               // "builds"
+	Version   int    `json:"version"`            // of the projection, from 1
+	Cursor    Cursor `json:"cursor"`             // as of which it was summed up and compared
+	Rows      int64  `json:"rows"`               // count of them, history rows among them
+	Checksum  string `json:"checksum"`           // of these, hexadecimal
+	InUse     string `json:"inUse"`              // of what was in use, as of the same cursor
+	Different int64  `json:"different"`          // count of rows that only one of both had
+	Replaced  bool   `json:"replaced,omitempty"` // it was put in the place of what was in use
+}
+
+// Bounds of what a ReplayRun tells.
+const (
+	maxDifferences = 20
+	maxEnded       = 500 // bytes
+)
 
 // StoppedProjection is what a read model can't get over.
 type StoppedProjection struct {
@@ -122,7 +143,7 @@ func (p StoppedProjection) check(reason string) error {
 	return CheckReason(reason)
 }
 
-// RecordReplay records what a replay has found.
+// RecordReplay records what a replay has found, until it was through, failed or was cut.
 type RecordReplay struct {
 	Replay ReplayRun
 	At     time.Time
@@ -135,5 +156,6 @@ func (c RecordReplay) Reads(State) []Stream { return []Stream{OperationStream(c.
 func (c RecordReplay) Decide(State) ([]Change, error) {
 	run := c.Replay
 	run.Differences = run.Differences[:min(len(run.Differences), maxDifferences)]
+	run.Ended = strings.ToValidUTF8(run.Ended[:min(len(run.Ended), maxEnded)], "")
 	return []Change{{OperationStream(c.At), run}}, nil
 }
