@@ -30,6 +30,7 @@ type Rebuilt struct {
 	Checksum   string        // of these, hexadecimal: the same log gives the same one anywhere
 	InUse      string        // checksum of the rows in use, as of the same position
 	Different  int64         // rows and history rows that only one of both has; 0 unless someone tampered
+	Replaced   bool          // the replay is in use now
 }
 
 // BusyError says that somebody else replays: it is done one at a time.
@@ -43,16 +44,16 @@ func (e *BusyError) Error() string {
 // one in use stood when it began. Nothing is changed, and nobody waits. progress may be nil.
 // Errors: *UnknownError, *BusyError, and whatever stops the replay.
 func (p *Projector) Verify(ctx context.Context, name string, progress func(Replayed)) (Rebuilt, error) {
-	return p.replay(ctx, name, progress, func(context.Context, *run) error { return nil })
+	return p.replay(ctx, name, progress, func(context.Context, *run) (bool, error) { return false, nil })
 }
 
 // Rebuild is Verify, and then puts what it made in the place of what was in use, in one transaction: readers see either.
-// The projection goes on meanwhile.
+// The projection goes on meanwhile. What came with an error was made all the same when it says that it was replaced.
 func (p *Projector) Rebuild(ctx context.Context, name string, progress func(Replayed)) (Rebuilt, error) {
-	return p.replay(ctx, name, progress, func(ctx context.Context, r *run) error { return p.replace(ctx, r) })
+	return p.replay(ctx, name, progress, p.replace)
 }
 
-func (p *Projector) replay(ctx context.Context, name string, progress func(Replayed), then func(context.Context, *run) error) (Rebuilt, error) {
+func (p *Projector) replay(ctx context.Context, name string, progress func(Replayed), then func(context.Context, *run) (bool, error)) (Rebuilt, error) {
 	current, err := p.place(name)
 	if err != nil {
 		return Rebuilt{}, err
@@ -72,14 +73,15 @@ func (p *Projector) replay(ctx context.Context, name string, progress func(Repla
 	defer conn.Exec(context.WithoutCancel(ctx), "SELECT pg_advisory_unlock($1)", int64(replayLock)) //nolint:errcheck // a lost connection frees it as well
 	rebuilt, err := p.beside(ctx, current, progress, then)
 	if err != nil {
-		return Rebuilt{}, fmt.Errorf("replay projection %s: %w", name, err)
+		return rebuilt, fmt.Errorf("replay projection %s: %w", name, err)
 	}
 	p.config.Log.InfoContext(ctx, "projection was replayed", "projection", name, "position", rebuilt.Cursor.Position, "different", rebuilt.Different)
 	return rebuilt, nil
 }
 
-// beside replays a projection into tables of its own, compares, and lets then do the rest.
-func (p *Projector) beside(ctx context.Context, current place, progress func(Replayed), then func(context.Context, *run) error) (out Rebuilt, err error) {
+// beside replays a projection into tables of its own, compares, and lets then do the rest, which says whether it put them
+// in the place of those in use.
+func (p *Projector) beside(ctx context.Context, current place, progress func(Replayed), then func(context.Context, *run) (bool, error)) (out Rebuilt, err error) {
 	shadow := place{current.projection, shadowSuffix}
 	if err := p.forget(ctx, shadow); err != nil { // what a replay has left that was killed
 		return out, err
@@ -88,7 +90,7 @@ func (p *Projector) beside(ctx context.Context, current place, progress func(Rep
 		return out, err
 	}
 	defer func() {
-		grace, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), 10*time.Second, errSlowScrape)
+		grace, cancel := afterwards(ctx)
 		defer cancel()
 		err = errors.Join(err, p.forget(grace, shadow))
 	}()
@@ -113,7 +115,13 @@ func (p *Projector) beside(ctx context.Context, current place, progress func(Rep
 	if err := p.compare(ctx, current, shadow, &out); err != nil {
 		return out, err
 	}
-	return out, then(ctx, r)
+	out.Replaced, err = then(ctx, r)
+	return out, err
+}
+
+// afterwards is for what must be done also when whoever waited has left.
+func afterwards(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(context.WithoutCancel(ctx), 10*time.Second, errSlowScrape)
 }
 
 func (p *Projector) forget(ctx context.Context, shadow place) error {
@@ -125,23 +133,36 @@ func (p *Projector) forget(ctx context.Context, shadow place) error {
 	})
 }
 
-// replace puts a replay in the place of what is in use.
-func (p *Projector) replace(ctx context.Context, r *run) error {
+// replace puts a replay in the place of what is in use, and says whether it is there, also beside an error.
+func (p *Projector) replace(ctx context.Context, r *run) (done bool, err error) {
 	current := place{r.at.projection, ""}
-	for done := false; !done; {
+	for !done {
 		// What has come meanwhile is applied before anybody has to wait.
 		goal, err := loadCheckpoint(ctx, p.config.Pool, current, "")
 		if err != nil {
-			return err
+			return false, err
 		}
 		if err := r.advance(ctx, goal.Cursor); err != nil {
-			return err
+			return false, err
 		}
 		if done, err = p.swap(ctx, r, current); err != nil {
-			return err
+			done, unknown := p.swapped(ctx, r.at)
+			return done, errors.Join(err, unknown)
 		}
 	}
-	return nil
+	return true, nil
+}
+
+// swapped says whether a replay was put in its place by a transaction that gave an error: the commit may have been
+// answered to nobody. One that is still under way holds the table, and is waited for.
+func (p *Projector) swapped(ctx context.Context, fresh place) (bool, error) {
+	grace, cancel := afterwards(ctx)
+	defer cancel()
+	_, err := p.config.Pool.Exec(grace, "SELECT FROM "+quoted(fresh.table(fresh.tables[0]))+" LIMIT 0")
+	if isUndefined(err) {
+		return true, nil // it has the other name
+	}
+	return false, err
 }
 
 // swap holds the projection in use at its checkpoint, brings the replay there, and renames. It is not done when that is

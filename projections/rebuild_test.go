@@ -2,6 +2,8 @@ package projections_test
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -65,7 +67,7 @@ func TestAcceptance17_ARebuildUnderLoadIsSeenByNobody(t *testing.T) {
 		for _, name := range []string{"builds", "timeline"} {
 			rebuilt, err := p.Rebuild(t.Context(), name, nil)
 			must(t, err)
-			if rebuilt.Different != 0 || rebuilt.Checksum != rebuilt.InUse || rebuilt.Rows == 0 {
+			if rebuilt.Different != 0 || rebuilt.Checksum != rebuilt.InUse || rebuilt.Rows == 0 || !rebuilt.Replaced {
 				t.Errorf("%s: %+v", name, rebuilt)
 			}
 		}
@@ -97,7 +99,7 @@ func TestVerifyFindsWhatSomebodyChanged(t *testing.T) {
 	}
 	got, err := p.Verify(t.Context(), "builds", nil)
 	must(t, err)
-	if got.Different != 3 || got.Checksum == got.InUse { // the old and the new form of one row, and one that is gone
+	if got.Different != 3 || got.Checksum == got.InUse || got.Replaced { // the old and the new form of one row, and one that is gone
 		t.Errorf("got %+v, want 3 rows that differ", got)
 	}
 	seen := int64(0)
@@ -105,6 +107,64 @@ func TestVerifyFindsWhatSomebodyChanged(t *testing.T) {
 	must(t, err)
 	if seen != w.head().Position {
 		t.Errorf("progress was told up to %d, want %d", seen, w.head().Position)
+	}
+	w.same(t, p, "builds")
+}
+
+func TestARebuildWhoseCommitNobodyWaitedForSaysThatItIsInUse(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	project := w.project("app")
+	w.push(project, "refs/heads/main")
+	w.succeed(w.builds[0])
+	p := w.projector(w.store)
+	running(t, p.Run)
+	w.same(t, p, "builds")
+	const gate = 4711
+	_, err := w.owner.Exec(t.Context(), fmt.Sprintf(`
+		CREATE FUNCTION projections.hold() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+			PERFORM pg_advisory_xact_lock_shared(%d);
+			RETURN NULL;
+		EXCEPTION WHEN query_canceled THEN -- too late: it commits
+			RETURN NULL;
+		END $$;
+		CREATE CONSTRAINT TRIGGER hold AFTER UPDATE OF generation ON projections.checkpoints DEFERRABLE INITIALLY DEFERRED
+			FOR EACH ROW WHEN (OLD.generation <> NEW.generation) EXECUTE FUNCTION projections.hold()`, gate))
+	must(t, err)
+	held, err := w.owner.Acquire(t.Context())
+	must(t, err)
+	defer held.Release()
+	_, err = held.Exec(t.Context(), "SELECT pg_advisory_lock($1)", gate)
+	must(t, err)
+	ctx, leave := context.WithCancelCause(t.Context())
+	type end struct {
+		got projections.Rebuilt
+		err error
+	}
+	ended := make(chan end, 1)
+	go func() {
+		got, err := p.Rebuild(ctx, "builds", nil)
+		ended <- end{got, err}
+	}()
+	committing := false
+	for deadline := time.Now().Add(30 * time.Second); !committing && time.Now().Before(deadline); {
+		must(t, w.owner.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM pg_locks
+			WHERE locktype = 'advisory' AND objid = $1 AND NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))`, gate).Scan(&committing))
+	}
+	if !committing {
+		t.Fatal("the rebuild doesn't come to its commit")
+	}
+	leave(errors.New("gone"))
+	e := <-ended
+	_, err = held.Exec(t.Context(), "SELECT pg_advisory_unlock($1)", gate)
+	must(t, err)
+	if e.err == nil || !e.got.Replaced || e.got.Checksum == "" {
+		t.Errorf("got %+v, %v, want an error, and that it was replaced", e.got, e.err)
+	}
+	var generation int
+	must(t, w.owner.QueryRow(t.Context(), "SELECT generation FROM projections.checkpoints WHERE name = 'builds_v2'").Scan(&generation))
+	if generation != 1 {
+		t.Errorf("the read model was replaced %d times", generation)
 	}
 	w.same(t, p, "builds")
 }
