@@ -124,6 +124,18 @@ func (s *Store) First(ctx context.Context, stream domain.Stream) (first domain.R
 	return events[0], true, nil
 }
 
+// Firsts gives the first events of streams, in order of position. Streams that don't exist are left out.
+func (s *Store) Firsts(ctx context.Context, streams ...domain.Stream) ([]domain.Recorded, error) {
+	rows, err := s.pool.Query(ctx, selectEvents+" WHERE stream = ANY ($1) AND version = 1 ORDER BY position", streams)
+	if err == nil {
+		var events []domain.Recorded
+		if events, err = pgx.CollectRows(rows, readRow); err == nil {
+			return events, nil
+		}
+	}
+	return nil, fmt.Errorf("read the first events of %d streams: %w", len(streams), err)
+}
+
 // Find gives the events with these ids, in order of position. Ids that are not recorded are left out.
 func (s *Store) Find(ctx context.Context, ids ...string) ([]domain.Recorded, error) {
 	parsed := make([][16]byte, 0, len(ids))

@@ -3,6 +3,8 @@ package graph
 import (
 	"context"
 	"errors"
+	"fmt"
+	"time"
 
 	"github.com/pipeops/pipeops/domain"
 	"github.com/pipeops/pipeops/graph/model"
@@ -87,24 +89,51 @@ func replayError(err error) error {
 	case errors.As(err, &busy):
 		return &coded{"BUSY", "", busy.Error(), "wait for it to end"}
 	case errors.As(err, &missing):
-		return &coded{"NOT_FOUND", "push", missing.Error(), "give the id of a push, psh_…, whose delivery isn't past its time"}
+		return &coded{"NOT_FOUND", "push", missing.Error(), "give the id of a push, psh_…, or the git host's id of a delivery that is still kept"}
 	}
 	return err
 }
 
-func (r *Resolver) replayDelivery(ctx context.Context, push domain.PushID) (*replay.Result, error) {
-	p, err := r.config.Queries.Push(ctx, push, projections.At{})
-	if p, err = seen(ctx, r, p, err, ofPush); err != nil {
-		return nil, err
-	}
-	if p == nil {
-		return nil, replayError(&replay.UnknownDeliveryError{ID: push})
+func (r *Resolver) replayDelivery(ctx context.Context, id string) (*replay.Result, error) {
+	push, err := r.delivered(ctx, id)
+	if err != nil {
+		return nil, replayError(err)
 	}
 	result, err := r.config.Replays.Delivery(ctx, replay.Run{Actor: Actor(ctx)}, push)
 	if err != nil {
 		return nil, replayError(err)
 	}
 	return &result, nil
+}
+
+// delivered finds what a delivery has led to, by the push's id or by the one that the git host gave the delivery, among
+// what the caller may see.
+func (r *Resolver) delivered(ctx context.Context, id string) (domain.PushID, error) {
+	p, err := r.config.Queries.Push(ctx, domain.PushID(id), projections.At{})
+	if p, err = seen(ctx, r, p, err, ofPush); err != nil {
+		return "", err
+	}
+	if p != nil {
+		return p.ID, nil
+	}
+	all, err := r.config.Queries.Projects(ctx, projections.Names{}, projections.At{})
+	if err != nil {
+		return "", err
+	}
+	var projects []domain.ProjectID
+	for _, project := range visible(ctx, r, all, ofProject) {
+		projects = append(projects, project.ID)
+	}
+	pushes, err := r.config.Replays.Pushes(ctx, id, projects)
+	switch {
+	case err != nil:
+		return "", err
+	case len(pushes) == 0:
+		return "", &replay.UnknownDeliveryError{ID: id}
+	case len(pushes) > 1:
+		return "", &coded{"AMBIGUOUS", "push", fmt.Sprintf("delivery %q has led to %d pushes: %q", id, len(pushes), pushes), "give the id of one of them"}
+	}
+	return pushes[0], nil
 }
 
 func (r *Resolver) replayProjections(ctx context.Context, names []string, verify bool) (<-chan *model.ReplayStep, error) {
@@ -118,7 +147,7 @@ func (r *Resolver) replayPolicy(ctx context.Context, since *model.Moment, projec
 	var id domain.ProjectID
 	var err error
 	if since != nil {
-		if after, err = r.moment(ctx, "since", *since); err != nil {
+		if after, err = r.since(ctx, *since); err != nil {
 			return nil, err
 		}
 	}
@@ -130,6 +159,18 @@ func (r *Resolver) replayPolicy(ctx context.Context, since *model.Moment, projec
 	return r.steps(ctx, func(run replay.Run) (replay.Result, error) {
 		return r.config.Replays.Policy(ctx, run, after, id)
 	}), nil
+}
+
+// since gives the cursor to begin behind: what was recorded at a time comes after it, and before the log is its beginning.
+func (r *Resolver) since(ctx context.Context, m model.Moment) (domain.Cursor, error) {
+	if !m.Time.IsZero() {
+		m.Time = m.Time.Add(-time.Microsecond)
+	}
+	after, err := r.moment(ctx, "since", m)
+	if early, ok := errors.AsType[*projections.TimeError](err); ok && !early.Ahead {
+		return domain.Cursor{}, nil
+	}
+	return after, err
 }
 
 // steps runs a replay and tells how far it is, as often as whoever asked takes it; it stops when they leave.

@@ -8,7 +8,6 @@ package graph
 import (
 	"context"
 
-	"github.com/pipeops/pipeops/domain"
 	"github.com/pipeops/pipeops/graph/model"
 	"github.com/pipeops/pipeops/handlers/replay"
 )
@@ -22,7 +21,7 @@ func (r *mutationResolver) SkipProjection(ctx context.Context, input model.Stopp
 }
 
 func (r *mutationResolver) ReplayDelivery(ctx context.Context, input model.ReplayDeliveryInput) (*replay.Result, error) {
-	return r.replayDelivery(ctx, domain.PushID(input.Push))
+	return r.replayDelivery(ctx, input.Push)
 }
 
 func (r *queryResolver) Projections(ctx context.Context) ([]model.Projection, error) {

@@ -40,6 +40,7 @@ type world struct {
 	t        testing.TB
 	app      string // address of the application's login
 	owner    *pgxpool.Pool
+	keys     *seal.Keyring
 	subjects *seal.Subjects
 	store    *eventstore.Store
 	commands *commands.Handler
@@ -87,6 +88,7 @@ func newWorld(t *testing.T, change ...func(*graph.Config)) *world {
 	pool := w.store.Pool()
 	keys, err := seal.Open(t.Context(), master, records.NewKeys(pool))
 	must(t, err)
+	w.keys = keys
 	w.subjects = seal.NewSubjects(keys, records.NewSubjects(pool))
 	w.commands, err = commands.New(commands.Config{Store: w.store, Sealer: w.subjects, Log: log})
 	must(t, err)

@@ -133,6 +133,7 @@ func serve(ctx context.Context, cfg config.Config, c *core, b bus.Bus, l net.Lis
 	run("claims", granting.Run)
 	run("policies", policies.New(policies.Config{Store: c.store, Commands: c.commands, Leader: c.leaders, NewID: newID, Now: now, Log: log}).Run)
 	run("schedule", schedule.New(schedule.Config{Store: c.store, Commands: c.commands, Bus: b, Leader: c.leaders, Leases: c.claims, Now: now, Log: log}).Run)
+	run("replays", replays.Run)
 	run("relay", relay.New(relay.Config{Store: c.store, Bus: b, Leader: c.leaders, Log: log}).Run)
 	cleaning, err := janitor.New(janitor.Config{Logs: c.logs, Leader: c.leaders, KeepLogs: cfg.KeepLogs, Now: now, Log: log})
 	if err != nil {

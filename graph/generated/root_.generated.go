@@ -314,6 +314,7 @@ type ComplexityRoot struct {
 		Different   func(childComplexity int) int
 		From        func(childComplexity int) int
 		Kind        func(childComplexity int) int
+		Projections func(childComplexity int) int
 		Subject     func(childComplexity int) int
 		To          func(childComplexity int) int
 	}
@@ -335,6 +336,17 @@ type ComplexityRoot struct {
 		Position func(childComplexity int) int
 		Result   func(childComplexity int) int
 		Subject  func(childComplexity int) int
+	}
+
+	ReplayedProjection struct {
+		Checksum  func(childComplexity int) int
+		Cursor    func(childComplexity int) int
+		Different func(childComplexity int) int
+		InUse     func(childComplexity int) int
+		Name      func(childComplexity int) int
+		Replaced  func(childComplexity int) int
+		Rows      func(childComplexity int) int
+		Version   func(childComplexity int) int
 	}
 
 	RotateWebhookSecretPayload struct {
@@ -1883,6 +1895,12 @@ func (e *executableSchema) Complexity(ctx context.Context, typeName, field strin
 		}
 
 		return e.ComplexityRoot.Replay.Kind(childComplexity), true
+	case "Replay.projections":
+		if e.ComplexityRoot.Replay.Projections == nil {
+			break
+		}
+
+		return e.ComplexityRoot.Replay.Projections(childComplexity), true
 	case "Replay.subject":
 		if e.ComplexityRoot.Replay.Subject == nil {
 			break
@@ -1958,6 +1976,55 @@ func (e *executableSchema) Complexity(ctx context.Context, typeName, field strin
 		}
 
 		return e.ComplexityRoot.ReplayStep.Subject(childComplexity), true
+
+	case "ReplayedProjection.checksum":
+		if e.ComplexityRoot.ReplayedProjection.Checksum == nil {
+			break
+		}
+
+		return e.ComplexityRoot.ReplayedProjection.Checksum(childComplexity), true
+	case "ReplayedProjection.cursor":
+		if e.ComplexityRoot.ReplayedProjection.Cursor == nil {
+			break
+		}
+
+		return e.ComplexityRoot.ReplayedProjection.Cursor(childComplexity), true
+	case "ReplayedProjection.different":
+		if e.ComplexityRoot.ReplayedProjection.Different == nil {
+			break
+		}
+
+		return e.ComplexityRoot.ReplayedProjection.Different(childComplexity), true
+	case "ReplayedProjection.inUse":
+		if e.ComplexityRoot.ReplayedProjection.InUse == nil {
+			break
+		}
+
+		return e.ComplexityRoot.ReplayedProjection.InUse(childComplexity), true
+	case "ReplayedProjection.name":
+		if e.ComplexityRoot.ReplayedProjection.Name == nil {
+			break
+		}
+
+		return e.ComplexityRoot.ReplayedProjection.Name(childComplexity), true
+	case "ReplayedProjection.replaced":
+		if e.ComplexityRoot.ReplayedProjection.Replaced == nil {
+			break
+		}
+
+		return e.ComplexityRoot.ReplayedProjection.Replaced(childComplexity), true
+	case "ReplayedProjection.rows":
+		if e.ComplexityRoot.ReplayedProjection.Rows == nil {
+			break
+		}
+
+		return e.ComplexityRoot.ReplayedProjection.Rows(childComplexity), true
+	case "ReplayedProjection.version":
+		if e.ComplexityRoot.ReplayedProjection.Version == nil {
+			break
+		}
+
+		return e.ComplexityRoot.ReplayedProjection.Version(childComplexity), true
 
 	case "RotateWebhookSecretPayload.cursor":
 		if e.ComplexityRoot.RotateWebhookSecretPayload.Cursor == nil {
@@ -3296,7 +3363,8 @@ extend type Subscription {
   replayProjections(names: [String!], verify: Boolean! = false): ReplayStep!
   """
   The policies and deciders of this version answer again what was answered since, each in the state of then, and what
-  they decide is compared. Nothing happens, but that the replay is recorded. It ends with the result.
+  they decide is compared. A time before the log means all of it. Nothing happens, but that the replay is recorded. It
+  ends with the result.
   """
   replayPolicy(since: Moment, project: ID): ReplayStep!
 }
@@ -3342,7 +3410,7 @@ type ProjectionPayload {
 }
 
 input ReplayDeliveryInput {
-  "The push that it led to."
+  "The push that it led to, psh_…, or the git host's own id of the delivery: GitHub's X-GitHub-Delivery."
   push: ID!
 }
 
@@ -3369,6 +3437,8 @@ type Replay {
   different: Int64!
   "The first of them."
   differences: [ReplayDifference!]!
+  "Read models as they were made again, in order."
+  projections: [ReplayedProjection!]!
   "Of its own record in the log."
   cursor: Cursor!
 }
@@ -3376,6 +3446,24 @@ type Replay {
 type ReplayCount {
   name: String!
   count: Int64!
+}
+
+"A read model as a replay made it. The same log gives the same rows and checksum anywhere, as of the same cursor."
+type ReplayedProjection {
+  name: String!
+  version: Int!
+  "As of which it was summed up and compared."
+  cursor: Cursor!
+  "History among them."
+  rows: Int64!
+  "Of these, hexadecimal."
+  checksum: String!
+  "Of what was in use, as of the same cursor."
+  inUse: String!
+  "Rows that only one of both had."
+  different: Int64!
+  "It was put in the place of what was in use."
+  replaced: Boolean!
 }
 
 type ReplayDifference {
@@ -4060,6 +4148,8 @@ func (ec *executionContext) childFields_Replay(ctx context.Context, field graphq
 		return ec.fieldContext_Replay_different(ctx, field)
 	case "differences":
 		return ec.fieldContext_Replay_differences(ctx, field)
+	case "projections":
+		return ec.fieldContext_Replay_projections(ctx, field)
 	case "cursor":
 		return ec.fieldContext_Replay_cursor(ctx, field)
 	}
@@ -4102,6 +4192,28 @@ func (ec *executionContext) childFields_ReplayStep(ctx context.Context, field gr
 		return ec.fieldContext_ReplayStep_result(ctx, field)
 	}
 	return nil, fmt.Errorf("no field named %q was found under type ReplayStep", field.Name)
+}
+
+func (ec *executionContext) childFields_ReplayedProjection(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+	switch field.Name {
+	case "name":
+		return ec.fieldContext_ReplayedProjection_name(ctx, field)
+	case "version":
+		return ec.fieldContext_ReplayedProjection_version(ctx, field)
+	case "cursor":
+		return ec.fieldContext_ReplayedProjection_cursor(ctx, field)
+	case "rows":
+		return ec.fieldContext_ReplayedProjection_rows(ctx, field)
+	case "checksum":
+		return ec.fieldContext_ReplayedProjection_checksum(ctx, field)
+	case "inUse":
+		return ec.fieldContext_ReplayedProjection_inUse(ctx, field)
+	case "different":
+		return ec.fieldContext_ReplayedProjection_different(ctx, field)
+	case "replaced":
+		return ec.fieldContext_ReplayedProjection_replaced(ctx, field)
+	}
+	return nil, fmt.Errorf("no field named %q was found under type ReplayedProjection", field.Name)
 }
 
 func (ec *executionContext) childFields_RotateWebhookSecretPayload(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {

@@ -158,7 +158,7 @@ type ProjectionStop struct {
 }
 
 type ReplayDeliveryInput struct {
-	// The push that it led to.
+	// The push that it led to, psh_…, or the git host's own id of the delivery: GitHub's X-GitHub-Delivery.
 	Push string `json:"push"`
 }
 

@@ -11,54 +11,89 @@ import (
 	"github.com/pipeops/pipeops/internal/records"
 )
 
-// UnknownDeliveryError says that no delivery is kept under an id.
-type UnknownDeliveryError struct{ ID domain.PushID }
+// UnknownDeliveryError says that no delivery is kept of a push, or under the id of a delivery.
+type UnknownDeliveryError struct{ ID string }
 
-func (e *UnknownDeliveryError) Error() string {
-	return fmt.Sprintf("no delivery is kept of push %q", string(e.ID))
-}
+func (e *UnknownDeliveryError) Error() string { return fmt.Sprintf("no delivery is kept of %q", e.ID) }
 
 // Delivery reads a delivery as it came in, with the code of this version, decides it in the state that it was decided in
 // then, with what follows from it by policy, and compares. Its signature was checked when it came; headers aren't kept,
 // but for what the event tells of them. *UnknownDeliveryError where nothing is kept.
 func (r *Replays) Delivery(ctx context.Context, run Run, push domain.PushID) (Result, error) {
+	r.underWay.RLock()
+	defer r.underWay.RUnlock()
+	result := Result{Kind: "delivery", Subject: string(push), Counts: []domain.ReplayCount{}}
+	err := r.delivery(ctx, push, &result)
+	if _, unknown := errors.AsType[*UnknownDeliveryError](err); unknown {
+		return Result{}, err // there was nothing to run
+	}
+	return r.end(ctx, run, result, err)
+}
+
+// delivery adds to a result what it finds.
+func (r *Replays) delivery(ctx context.Context, push domain.PushID, result *Result) error {
 	delivery, err := r.cfg.Deliveries.Get(ctx, string(push))
 	if _, missing := errors.AsType[*records.NotFoundError](err); missing {
-		return Result{}, &UnknownDeliveryError{push}
+		return &UnknownDeliveryError{string(push)}
 	}
 	if err != nil {
-		return Result{}, err
+		return err
 	}
 	led, err := r.cfg.Store.Find(ctx, delivery.EventID)
 	if err != nil {
-		return Result{}, err
+		return err
 	}
 	if len(led) == 0 {
-		return Result{}, &UnknownDeliveryError{push}
+		return &UnknownDeliveryError{string(push)}
 	}
+	result.To = led[0].Cursor
+	result.From = domain.Cursor{LogEpoch: led[0].Cursor.LogEpoch, Position: led[0].Cursor.Position - 1}
 	was, err := r.cfg.Commands.Decided(ctx, string(led[0].Stream)) // what the doors derive the command's id from
 	if err != nil {
-		return Result{}, err
+		return err
 	}
-	result := Result{Kind: "delivery", Subject: string(push), To: led[0].Cursor}
-	result.From = domain.Cursor{LogEpoch: led[0].Cursor.LogEpoch, Position: led[0].Cursor.Position - 1}
 	would, err := r.reread(ctx, led[0], delivery)
 	if err != nil {
-		return Result{}, err
+		return err
 	}
 	differences, err := r.compare(ctx, string(push), was, would)
 	if err != nil {
-		return Result{}, err
+		return err
 	}
 	result.count("bytes", int64(len(delivery.Raw)))
 	result.count("events", int64(len(was)))
 	result.differ(differences...)
 	if len(was) > 0 && was[0].Type == domain.TypeOf(domain.PushReceived{}) {
-		if err := r.answer(ctx, was[0], &result); err != nil {
-			return Result{}, err
+		return r.answer(ctx, was[0], result)
+	}
+	return nil
+}
+
+// Pushes gives what the deliveries of that id, the host's own, have led to in any of the projects: mostly one.
+func (r *Replays) Pushes(ctx context.Context, delivery string, projects []domain.ProjectID) (pushes []domain.PushID, err error) {
+	var streams []domain.Stream
+	for _, project := range projects {
+		for _, source := range append(webhook.Providers(), gitremote.Source) {
+			streams = append(streams, domain.PushStream(project, source, delivery))
 		}
 	}
-	return r.record(ctx, run, result)
+	events, err := r.cfg.Store.Firsts(ctx, streams...)
+	if err != nil {
+		return nil, err
+	}
+	for _, recorded := range events {
+		e, err := recorded.Decode()
+		if err != nil {
+			return nil, err
+		}
+		switch e := e.(type) {
+		case domain.PushReceived:
+			pushes = append(pushes, e.Push)
+		case domain.PushIgnored:
+			pushes = append(pushes, e.Push)
+		}
+	}
+	return pushes, nil
 }
 
 // reread gives what this version would decide about a delivery.

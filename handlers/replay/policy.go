@@ -13,28 +13,33 @@ import (
 // Policy lets the policies and deciders of this version answer again what the policies have answered after a cursor,
 // each in the state that it was decided in then, and compares the decisions; of one project, or of all.
 func (r *Replays) Policy(ctx context.Context, run Run, after domain.Cursor, project domain.ProjectID) (Result, error) {
-	result := Result{Kind: "policy", Subject: string(project), From: after, Counts: []domain.ReplayCount{}}
+	r.underWay.RLock()
+	defer r.underWay.RUnlock()
+	result := Result{Kind: "policy", Subject: string(project), From: after, To: after, Counts: []domain.ReplayCount{}}
+	err := r.policy(ctx, run, project, &result)
+	return r.end(ctx, run, result, err)
+}
+
+// policy adds to a result what it finds, and up to where.
+func (r *Replays) policy(ctx context.Context, run Run, project domain.ProjectID, result *Result) error {
 	until, err := r.cfg.Store.LoadCursor(ctx, policies.CursorName)
-	if err != nil {
-		return Result{}, err
+	if err != nil || until.Position <= result.From.Position {
+		return err
 	}
-	result.To = until
-	if until.Position <= after.Position {
-		result.To = after
-		return r.record(ctx, run, result)
-	}
-	query := eventstore.Query{After: after, Until: until.Position, Project: project, Types: domain.Followed()}
+	query := eventstore.Query{After: result.From, Until: until.Position, Project: project, Types: domain.Followed()}
 	for e, err := range r.cfg.Store.Read(ctx, query) {
 		if err != nil {
-			return Result{}, fmt.Errorf("replay the policies after %s: %w", after, err)
+			return fmt.Errorf("replay the policies after %s: %w", result.To, err)
 		}
-		if err := r.answer(ctx, e, &result); err != nil {
-			return Result{}, fmt.Errorf("replay the policy for %s at %s: %w", e.Type, e.Cursor, err)
+		if err := r.answer(ctx, e, result); err != nil {
+			return fmt.Errorf("replay the policy for %s at %s: %w", e.Type, e.Cursor, err)
 		}
+		result.To = e.Cursor
 		run.step(Step{"policy", e.Cursor.Position, until.Position})
 	}
+	result.To = until
 	run.step(Step{"policy", until.Position, until.Position})
-	return r.record(ctx, run, result)
+	return nil
 }
 
 // answer compares what follows from an event with what followed from it.

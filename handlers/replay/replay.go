@@ -4,7 +4,8 @@
 // records that it ran (domain.ReplayRun) through handlers/commands.
 //
 // It changes nothing else, but for read models that were to be rebuilt: no command that it decides is appended, no
-// cursor moves, no message is sent.
+// cursor moves, no message is sent. A replay that fails, or that is cut because whoever wants it leaves, is recorded as
+// well, with what it had done until then.
 //
 //	result, err := replays.Policy(ctx, replay.Run{Actor: actor, Step: progress}, cursor, "")
 package replay
@@ -13,7 +14,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/pipeops/pipeops/domain"
@@ -64,14 +67,27 @@ func (c Config) Validate() error {
 }
 
 // Replays runs things again. Its methods may be called at the same time.
-type Replays struct{ cfg Config }
+type Replays struct {
+	cfg Config
+
+	underWay sync.RWMutex // read-locked by each replay, so that Run can wait for all
+}
 
 // New gives them.
 func New(cfg Config) (*Replays, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	return &Replays{cfg}, nil
+	return &Replays{cfg: cfg}, nil
+}
+
+// Run waits until ctx has ended, and then until the replays under way, which end with it, have recorded what they did: so
+// whoever closes the store after it loses none of that.
+func (r *Replays) Run(ctx context.Context) error {
+	<-ctx.Done()
+	r.underWay.Lock()
+	defer r.underWay.Unlock()
+	return nil
 }
 
 // Run is one replay's circumstances.
@@ -100,7 +116,8 @@ type Result struct {
 	From, To    domain.Cursor
 	Counts      []domain.ReplayCount
 	Different   int64
-	Differences []Difference  // the first of them
+	Differences []Difference // the first of them
+	Projections []domain.ReplayedProjection
 	Cursor      domain.Cursor // of its own record in the log
 }
 
@@ -130,11 +147,41 @@ func (r *Result) count(name string, n int64) {
 	r.Counts = append(r.Counts, domain.ReplayCount{Name: name, Count: n})
 }
 
-// record appends what the replay has found: the only thing that it leaves.
-func (r *Replays) record(ctx context.Context, run Run, result Result) (Result, error) {
+// recordWithin is how long a replay that has ended waits to be recorded.
+const recordWithin = 20 * time.Second
+
+var errNotRecorded = errors.New("the log took too long to record the replay")
+
+// end records what a replay has found, and, where it failed, what until then and why: also when whoever wanted it has
+// left.
+func (r *Replays) end(ctx context.Context, run Run, result Result, failed error) (Result, error) {
+	grace, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), recordWithin, errNotRecorded)
+	defer cancel()
+	cursor, err := r.record(grace, run, result, ended(ctx, failed))
+	if err := errors.Join(failed, err); err != nil {
+		return Result{}, err
+	}
+	result.Cursor = cursor
+	return result, nil
+}
+
+// ended says why a replay wasn't through; empty: it was.
+func ended(ctx context.Context, failed error) string {
+	switch {
+	case failed == nil:
+		return ""
+	case context.Cause(ctx) != nil:
+		return "cut: whoever wanted it left, or the server stopped: " + failed.Error()
+	}
+	return failed.Error()
+}
+
+// record appends what a replay has found: the only thing that it leaves.
+func (r *Replays) record(ctx context.Context, run Run, result Result, ended string) (domain.Cursor, error) {
 	now := r.cfg.Now()
 	event := domain.ReplayRun{
 		Kind: result.Kind, Subject: result.Subject, From: result.From, To: result.To, Counts: result.Counts, Different: result.Different,
+		Projections: result.Projections, Ended: ended,
 	}
 	for _, d := range result.Differences {
 		event.Differences = append(event.Differences, domain.ReplayDifference{Subject: d.Subject, What: d.What})
@@ -142,18 +189,25 @@ func (r *Replays) record(ctx context.Context, run Run, result Result) (Result, e
 	done, err := r.cfg.Commands.Execute(ctx, domain.RecordReplay{Replay: event, At: now},
 		commands.Meta{CommandID: r.cfg.NewID("cmd"), Actor: run.Actor, At: now})
 	if err != nil {
-		return Result{}, fmt.Errorf("record the replay: %w", err)
+		return domain.Cursor{}, fmt.Errorf("record the replay: %w", err)
 	}
-	result.Cursor = done.Cursor()
-	return result, nil
+	return done.Cursor(), nil
 }
 
 // Projections replays read models, all when none is named, each beside the one in use, and compares them; unless verify
 // is wanted, the replay then takes its place. Errors: *projections.UnknownError, *projections.BusyError.
 func (r *Replays) Projections(ctx context.Context, run Run, names []string, verify bool) (Result, error) {
-	result := Result{Kind: "projections", Subject: strings.Join(names, ", ")}
+	r.underWay.RLock()
+	defer r.underWay.RUnlock()
+	result := Result{Kind: "projections", Subject: strings.Join(names, ", "), Counts: []domain.ReplayCount{}}
+	all := r.cfg.Projector.Names()
 	if len(names) == 0 {
-		names = r.cfg.Projector.Names()
+		names = all
+	}
+	for _, name := range names { // before any is replaced
+		if !slices.Contains(all, name) {
+			return Result{}, &projections.UnknownError{Name: name, Known: all}
+		}
 	}
 	replay := r.cfg.Projector.Rebuild
 	if verify {
@@ -161,20 +215,34 @@ func (r *Replays) Projections(ctx context.Context, run Run, names []string, veri
 	}
 	for _, name := range names {
 		got, err := replay(ctx, name, func(p projections.Replayed) { run.step(Step{name, p.Position, p.Goal}) })
+		if err == nil || got.Replaced {
+			result.made(got)
+		}
+		if _, busy := errors.AsType[*projections.BusyError](err); busy && len(result.Projections) == 0 {
+			return Result{}, err // it hasn't begun
+		}
 		if err != nil {
-			return Result{}, err
-		}
-		if result.To.Position == 0 || got.Cursor.Position < result.To.Position {
-			result.To = got.Cursor
-		}
-		result.count("projections", 1)
-		result.count("rows", got.Rows)
-		if got.Different > 0 {
-			result.Differences = append(result.Differences, Difference{
-				Subject: name, What: fmt.Sprintf("%d rows differ", got.Different), Was: `"` + got.InUse + `"`, Would: `"` + got.Checksum + `"`,
-			})
-			result.Different += got.Different
+			return r.end(ctx, run, result, err)
 		}
 	}
-	return r.record(ctx, run, result)
+	return r.end(ctx, run, result, nil)
+}
+
+// made adds a read model that was made again.
+func (r *Result) made(got projections.Rebuilt) {
+	if r.To.Position == 0 || got.Cursor.Position < r.To.Position {
+		r.To = got.Cursor
+	}
+	r.count("projections", 1)
+	r.count("rows", got.Rows)
+	r.Projections = append(r.Projections, domain.ReplayedProjection{
+		Name: got.Projection, Version: got.Version, Cursor: got.Cursor, Rows: got.Rows, Checksum: got.Checksum,
+		InUse: got.InUse, Different: got.Different, Replaced: got.Replaced,
+	})
+	if got.Different > 0 {
+		r.Differences = append(r.Differences, Difference{
+			Subject: got.Projection, What: fmt.Sprintf("%d rows differ", got.Different), Was: quoted(got.InUse), Would: quoted(got.Checksum),
+		})
+		r.Different += got.Different
+	}
 }

@@ -328,6 +328,150 @@ func TestAReplayTellsWhatThisVersionWouldDoOtherwise(t *testing.T) {
 	}
 }
 
+// replayed gives the replays on record, oldest first.
+func (w *world) replayed() (all []domain.ReplayRun) {
+	w.t.Helper()
+	for r, err := range w.store.Read(w.t.Context(), eventstore.Query{Types: []string{"ReplayRun"}}) {
+		must(w.t, err)
+		e, err := r.Decode()
+		must(w.t, err)
+		all = append(all, e.(domain.ReplayRun))
+	}
+	return all
+}
+
+// generation says how often a read model was replaced.
+func (w *world) generation(name string) (n int) {
+	w.t.Helper()
+	must(w.t, w.owner.QueryRow(w.t.Context(), "SELECT generation FROM projections.checkpoints WHERE name ~ ('^' || $1 || '_v[0-9]+$')", name).Scan(&n))
+	return n
+}
+
+func TestARebuildIsOnRecordWithItsChecksums(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.deliver("push", "push.json")
+	w.live()
+	run := replay.Run{Actor: "act_test"}
+	verified, err := w.replays.Projections(t.Context(), run, []string{"builds", "timeline"}, true)
+	must(t, err)
+	rebuilt, err := w.replays.Projections(t.Context(), run, []string{"builds", "timeline"}, false)
+	must(t, err)
+	for i, name := range []string{"builds", "timeline"} {
+		was, is := verified.Projections[i], rebuilt.Projections[i]
+		if is.Name != name || is.Version < 1 || is.Rows == 0 || len(is.Checksum) != 32 || is.InUse != is.Checksum || !is.Replaced || is.Cursor.Position == 0 {
+			t.Errorf("got %+v", is)
+		}
+		is.Replaced = false
+		if was != is {
+			t.Errorf("verified %+v, rebuilt %+v", was, is)
+		}
+	}
+	all := w.replayed()
+	if diff := cmp.Diff(rebuilt.Projections, all[1].Projections); diff != "" || all[1].Ended != "" {
+		t.Errorf("on record is %+v (-result +record):\n%s", all[1], diff)
+	}
+}
+
+func TestAReplayThatIsCutOrFailsIsOnRecordWithWhatItHasDone(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	first := w.deliver("push", "push.json")
+	w.live()
+	w.build()
+	w.live()
+	check := func(what string, err error, builds int, says string) domain.ReplayRun {
+		t.Helper()
+		all := w.replayed()
+		if err == nil || len(all) == 0 {
+			t.Fatalf("%s: got %v, on record is %+v", what, err, all)
+		}
+		last := all[len(all)-1]
+		if !strings.Contains(last.Ended, says) || w.generation("builds") != builds || w.generation("timeline") != 0 {
+			t.Errorf("%s: on record is %+v, builds were replaced %d times", what, last, w.generation("builds"))
+		}
+		return last
+	}
+	names := []string{"builds", "timeline"}
+	onlyBuilds := func(what string, r domain.ReplayRun) {
+		t.Helper()
+		if len(r.Projections) != 1 || r.Projections[0].Name != "builds" || !r.Projections[0].Replaced || r.Projections[0].Checksum == "" || r.To.Position == 0 {
+			t.Errorf("%s: on record is %+v, want that builds were replaced", what, r)
+		}
+	}
+	ctx, leave := context.WithCancelCause(t.Context())
+	_, err := w.replays.Projections(ctx, replay.Run{Actor: "act_test", Step: func(s replay.Step) {
+		if s.Subject == "timeline" {
+			leave(errors.New("gone"))
+		}
+	}}, names, false)
+	onlyBuilds("cut", check("cut", err, 1, "cut: "))
+
+	ctx, leave = context.WithCancelCause(t.Context())
+	_, err = w.replays.Policy(ctx, replay.Run{Actor: "act_test", Step: func(replay.Step) { leave(errors.New("gone")) }}, domain.Cursor{}, "")
+	if r := check("policy", err, 1, "cut: "); r.Kind != "policy" || len(r.Counts) == 0 || r.Counts[0].Count != 1 || r.To.Position == 0 {
+		t.Errorf("on record is %+v, want the one decision that it got through with", r)
+	}
+
+	must(t, w.exec(`ALTER TABLE projections.timeline_v1 RENAME TO gone`))
+	_, err = w.replays.Projections(t.Context(), replay.Run{Actor: "act_test"}, names, false)
+	onlyBuilds("failed", check("failed", err, 2, "replay projection timeline: "))
+	must(t, w.exec(`ALTER TABLE projections.gone RENAME TO timeline_v1`))
+
+	ctx, leave = context.WithCancelCause(t.Context())
+	leave(errors.New("gone"))
+	_, err = w.replays.Delivery(ctx, replay.Run{Actor: "act_test"}, first)
+	if r := check("delivery", err, 2, "cut: "); r.Kind != "delivery" || r.Subject != string(first) {
+		t.Errorf("on record is %+v", r)
+	}
+
+	had := len(w.replayed())
+	var unknown *projections.UnknownError
+	if _, err := w.replays.Projections(t.Context(), replay.Run{Actor: "act_test"}, []string{"builds", "nothing"}, false); !errors.As(err, &unknown) {
+		t.Errorf("got %v", err)
+	}
+	if has := len(w.replayed()); has != had || w.generation("builds") != 2 {
+		t.Errorf("a name that nothing has: %d more are on record, builds were replaced %d times", has-had, w.generation("builds"))
+	}
+}
+
+func (w *world) exec(statement string) error {
+	_, err := w.owner.Exec(w.t.Context(), statement)
+	return err
+}
+
+func TestAServerThatStopsWaitsUntilItsReplaysAreOnRecord(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.deliver("push", "push.json")
+	w.live()
+	ctx, stop := context.WithCancelCause(t.Context())
+	begun, goOn := make(chan struct{}, 1), make(chan struct{})
+	replayed := make(chan error, 1)
+	go func() {
+		_, err := w.replays.Projections(ctx, replay.Run{Actor: "act_test", Step: func(replay.Step) {
+			select {
+			case begun <- struct{}{}:
+			default:
+			}
+			<-goOn
+		}}, []string{"timeline"}, true)
+		replayed <- err
+	}()
+	<-begun
+	ended := make(chan error, 1)
+	go func() { ended <- w.replays.Run(ctx) }()
+	stop(errors.New("stopped"))
+	close(goOn)
+	must(t, <-ended)
+	if n := w.count("ReplayRun"); n != 1 {
+		t.Errorf("it ended with %d replays on record", n)
+	}
+	if err := <-replayed; err == nil {
+		t.Error("the replay went on")
+	}
+}
+
 func (w *world) write(stream domain.Stream, id string, e domain.Event) eventstore.Write {
 	w.t.Helper()
 	body, err := json.Marshal(e)

@@ -3,10 +3,12 @@ package webhook
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"mime"
 	"net/http"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -34,6 +36,9 @@ type Provider interface {
 var providers = map[string]Provider{
 	"github": github{},
 }
+
+// Providers lists the names of the hosts that deliveries are taken from, sorted.
+func Providers() []string { return slices.Sorted(maps.Keys(providers)) }
 
 // Delivery is what a host says, checked: hashes are hashes, texts are bounded.
 type Delivery struct {
