@@ -36,8 +36,12 @@ func auditLog() *cobra.Command {
 			if !all {
 				query.Set("reports", "no")
 			}
-			if query, err = sinceWhen(query, since, time.Now()); err != nil {
-				return err
+			if since != "" {
+				at, err := sinceWhen(since, time.Now())
+				if err != nil {
+					return err
+				}
+				query.Set("since", at.Format(time.RFC3339Nano))
 			}
 			for name, value := range map[string]string{"project": project, "actor": actor} {
 				if value != "" {
@@ -57,10 +61,8 @@ func auditLog() *cobra.Command {
 	return cmd
 }
 
-func sinceWhen(query url.Values, since string, now time.Time) (url.Values, error) {
-	if since == "" {
-		return query, nil
-	}
+// sinceWhen reads a --since that isn't empty: so long ago, a day, or a time.
+func sinceWhen(since string, now time.Time) (time.Time, error) {
 	ago, err := time.ParseDuration(since)
 	at := now.Add(-ago)
 	for _, form := range []string{time.RFC3339, time.DateOnly} {
@@ -69,10 +71,9 @@ func sinceWhen(query url.Values, since string, now time.Time) (url.Values, error
 		}
 	}
 	if err != nil {
-		return nil, usage("--since %q: want for example 24h, 2026-11-24 or 2026-11-24T08:00:00Z", since)
+		return at, usage("--since %q: want for example 24h, 2026-11-24 or 2026-11-24T08:00:00Z", since)
 	}
-	query.Set("since", at.UTC().Format(time.RFC3339Nano))
-	return query, nil
+	return at.UTC(), nil
 }
 
 // auditLog prints the events that the query picks as they come, in constant memory.

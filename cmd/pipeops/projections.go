@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -99,6 +100,9 @@ func projectionsDecide(use, short, mutation, example, done string) *cobra.Comman
 	cmd := &cobra.Command{
 		Use: use, Short: short, Example: example, Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if reason == "" {
+				return usage("--reason says why, for the record: %s", strings.TrimSpace(example))
+			}
 			c, err := newClient()
 			if err != nil {
 				return err
@@ -116,6 +120,5 @@ func projectionsDecide(use, short, mutation, example, done string) *cobra.Comman
 		},
 	}
 	cmd.Flags().StringVar(&reason, "reason", "", "why; recorded for ever, so no secrets and no names (required)")
-	_ = cmd.MarkFlagRequired("reason") // the flag is there
 	return cmd
 }

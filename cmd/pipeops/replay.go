@@ -6,9 +6,13 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/pipeops/pipeops/domain"
 )
 
 type gqlReplay struct {
@@ -27,15 +31,26 @@ type gqlReplay struct {
 		Was     string `json:"was"`
 		Would   string `json:"would"`
 	} `json:"differences"`
+	Projections []struct {
+		Name      string `json:"name"`
+		Version   int    `json:"version"`
+		Cursor    string `json:"cursor"`
+		Rows      int64  `json:"rows"`
+		Checksum  string `json:"checksum"`
+		InUse     string `json:"inUse"`
+		Different int64  `json:"different"`
+		Replaced  bool   `json:"replaced"`
+	} `json:"projections"`
 	Cursor string `json:"cursor"`
 }
 
-const replayFields = `{ kind subject from to counts { name count } different differences { subject what was would } cursor }`
+const replayFields = `{ kind subject from to counts { name count } different differences { subject what was would }
+	projections { name version cursor rows checksum inUse different replaced } cursor }`
 
 func replayCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "replay", Short: "Run the past through this version again, and compare",
-		Long: "Nothing happens: no build, no deployment, no message. Only that the replay ran is recorded, with what it found.\nExit code 4: something came out otherwise than then.",
+		Long: "Nothing happens: no build, no deployment, no message. Only that the replay ran is recorded, with what it found, also when it failed or was cut.\nExit code 4: something came out otherwise than then.",
 	}
 	cmd.AddCommand(replayProjections(), replayDelivery(), replayPolicy())
 	return cmd
@@ -45,6 +60,7 @@ func replayProjections() *cobra.Command {
 	var verify, asJSON bool
 	cmd := &cobra.Command{
 		Use: "projections [NAME…]", Short: "Make read models from the log again, beside the ones in use, and put them in their place",
+		Long:    "Prints the checksum of each: the same log gives the same one anywhere, as of the same cursor, so that two sites can be compared.",
 		Example: "  pipeops replay projections --verify\n  pipeops replay projections builds timeline",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			vars := map[string]any{"verify": verify}
@@ -69,11 +85,15 @@ func replayPolicy() *cobra.Command {
 	var since, project string
 	cmd := &cobra.Command{
 		Use: "policy", Short: "Ask this version what it would have decided: which builds of a push, which deployments of a build", Args: cobra.NoArgs,
-		Example: "  pipeops replay policy --since 2026-11-01T00:00:00Z --project shop",
+		Example: "  pipeops replay policy --since 24h --project shop",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			vars := map[string]any{}
 			if since != "" {
-				vars["since"] = since
+				after, err := replaySince(since, time.Now())
+				if err != nil {
+					return err
+				}
+				vars["since"] = after
 			}
 			if project != "" {
 				vars["project"] = project
@@ -86,17 +106,27 @@ func replayPolicy() *cobra.Command {
 			return result.tell(cmd.OutOrStdout(), asJSON)
 		},
 	}
-	cmd.Flags().StringVar(&since, "since", "", "cursor or time to begin behind (default: the beginning of the log)")
+	cmd.Flags().StringVar(&since, "since", "", "only what was decided from then on: 24h, 2026-11-24, 2026-11-24T08:00:00Z, or behind a cursor (default: all of the log)")
 	cmd.Flags().StringVar(&project, "project", "", "only of this project, by name or id")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "the result as JSON")
 	return cmd
 }
 
+// replaySince gives the moment for what --since says: a cursor as it is, or a time.
+func replaySince(since string, now time.Time) (string, error) {
+	if _, err := domain.ParseCursor(since); err == nil {
+		return since, nil
+	}
+	at, err := sinceWhen(since, now)
+	return at.Format(time.RFC3339Nano), err
+}
+
 func replayDelivery() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use: "delivery PUSH", Short: "Read a webhook, as it came in, with this version, and say what it would lead to", Args: cobra.ExactArgs(1),
-		Example: "  pipeops replay delivery psh_0190a1b2-3c4d-7e5f-8a9b-0c1d2e3f4a5b",
+		Use: "delivery PUSH|DELIVERY", Short: "Read a webhook, as it came in, with this version, and say what it would lead to", Args: cobra.ExactArgs(1),
+		Long:    "Takes the id of the push, or the one that the git host gave its delivery: GitHub's X-GitHub-Delivery.",
+		Example: "  pipeops replay delivery psh_0190a1b2-3c4d-7e5f-8a9b-0c1d2e3f4a5b\n  pipeops replay delivery 72d3162e-cc78-11e3-81ab-4c9367dc0958",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := newClient()
 			if err != nil {
@@ -123,6 +153,7 @@ func replayed(cmd *cobra.Command, query string, vars map[string]any) (result *gq
 		return nil, err
 	}
 	bar := &gauge{w: cmd.ErrOrStderr(), moving: isTerminal(cmd.ErrOrStderr())}
+	defer func() { bar.end(err == nil) }()
 	err = c.subscribe(cmd.Context(), query, vars, func(data json.RawMessage) error {
 		var out map[string]struct {
 			Subject  string     `json:"subject"`
@@ -141,7 +172,6 @@ func replayed(cmd *cobra.Command, query string, vars map[string]any) (result *gq
 		}
 		return nil
 	})
-	bar.end()
 	if errors.Is(err, errEnough) {
 		err = nil
 	}
@@ -157,8 +187,8 @@ func (r *gqlReplay) tell(w io.Writer, asJSON bool) error {
 		if err := printJSON(w, r); err != nil {
 			return err
 		}
-	} else {
-		r.print(w)
+	} else if err := r.print(w); err != nil {
+		return err
 	}
 	if r.Different > 0 {
 		return &coded{exitVerdict, fmt.Errorf("%d differences", r.Different)}
@@ -166,7 +196,7 @@ func (r *gqlReplay) tell(w io.Writer, asJSON bool) error {
 	return nil
 }
 
-func (r *gqlReplay) print(w io.Writer) {
+func (r *gqlReplay) print(w io.Writer) error {
 	fmt.Fprintf(w, "Replayed %s", r.Kind)
 	if r.Subject != "" {
 		fmt.Fprintf(w, " %s", r.Subject)
@@ -189,38 +219,70 @@ func (r *gqlReplay) print(w io.Writer) {
 			fmt.Fprintf(w, "    was:   %s\n    would: %s\n", d.Was, d.Would)
 		}
 	}
-	fmt.Fprintf(w, "Recorded at %s.\n", r.Cursor)
+	if len(r.Projections) > 0 {
+		rows := make([][]string, len(r.Projections))
+		for i, p := range r.Projections {
+			state := "compared"
+			if p.Replaced {
+				state = "replaced"
+			}
+			rows[i] = []string{p.Name, strconv.Itoa(p.Version), strconv.FormatInt(p.Rows, 10), p.Checksum, p.Cursor, state}
+		}
+		if err := table(w, "NAME VERSION ROWS CHECKSUM AS-OF STATE", rows); err != nil {
+			return err
+		}
+	}
+	_, err := fmt.Fprintf(w, "Recorded at %s.\n", r.Cursor)
+	return err
 }
 
-// gauge is a line that tells how far something is: rewritten on a terminal, else printed now and then.
+// gauge tells how far something is: a bar for each subject on a terminal, else a line now and then.
 type gauge struct {
 	w       io.Writer
 	moving  bool
 	subject string
+	goal    int64
 	said    time.Time
-	open    bool
 }
 
-func (p *gauge) show(subject string, position, goal int64) {
-	percent := int64(100)
-	if goal > 0 {
-		percent = min(100, 100*position/goal)
+const barWidth = 30
+
+func (g *gauge) show(subject string, position, goal int64) {
+	fresh := g.subject != subject
+	if fresh {
+		g.end(true)
 	}
-	if p.moving {
-		fmt.Fprintf(p.w, "\r%-14s %3d %%  %d of %d\x1b[K", subject, percent, position, goal)
-		p.open = true
+	g.subject, g.goal = subject, goal
+	if g.moving {
+		g.draw(position)
+	} else if now := time.Now(); fresh || now.Sub(g.said) > 5*time.Second {
+		fmt.Fprintf(g.w, "%s: %d of %d\n", subject, position, goal)
+		g.said = now
+	}
+}
+
+// draw writes the bar over the one that stands there.
+func (g *gauge) draw(position int64) {
+	done := int64(1)
+	whole := max(g.goal, 1)
+	if g.goal > 0 {
+		done = min(position, g.goal)
+	}
+	full := int(barWidth * done / whole)
+	fmt.Fprintf(g.w, "\r%-14s [%s%s] %3d %%  %d of %d\x1b[K",
+		g.subject, strings.Repeat("#", full), strings.Repeat(".", barWidth-full), 100*done/whole, min(position, g.goal), g.goal)
+}
+
+// end leaves the bar where it is: full, when its subject is through. Not every step was told.
+func (g *gauge) end(through bool) {
+	if !g.moving || g.subject == "" {
 		return
 	}
-	if now := time.Now(); p.subject != subject || now.Sub(p.said) > 5*time.Second {
-		fmt.Fprintf(p.w, "%s: %d of %d\n", subject, position, goal)
-		p.subject, p.said = subject, now
+	if through {
+		g.draw(g.goal)
 	}
-}
-
-func (p *gauge) end() {
-	if p.open {
-		fmt.Fprintln(p.w)
-	}
+	fmt.Fprintln(g.w)
+	g.subject = ""
 }
 
 func isTerminal(w io.Writer) bool {
