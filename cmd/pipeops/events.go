@@ -203,6 +203,7 @@ func gist(data json.RawMessage) string {
 		Commit    string     `json:"commit"`
 		Reference string     `json:"reference"`
 		Reason    string     `json:"reason"`
+		Ended     string     `json:"ended"` // before it was through
 		Diagnosis *diagnosis `json:"diagnosis"`
 	}
 	_ = json.Unmarshal(data, &d) // a field of that name with another shape says nothing here
@@ -215,6 +216,8 @@ func gist(data json.RawMessage) string {
 		return "  " + d.Reference
 	case d.Reason != "":
 		return "  " + d.Reason
+	case d.Ended != "":
+		return "  " + d.Ended
 	case d.Commit != "":
 		return "  " + short(d.Commit)
 	}

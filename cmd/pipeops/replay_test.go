@@ -200,6 +200,12 @@ func (o *office) replayProjections() {
 	o.fails(exitVerdict, "differences", "replay", "projections", "builds", "--verify")
 	o.fails(exitVerdict, "differences", "replay", "projections", "builds") // puts it right
 	o.run("replay", "projections", "builds", "--verify")
+	o.exec(`ALTER TABLE projections.timeline_v1 RENAME TO gone`)
+	o.fails(exitFailure, "internal error", "replay", "projections", "builds", "timeline")
+	o.exec(`ALTER TABLE projections.gone RENAME TO timeline_v1`)
+	if log := o.run("audit", "log", "--type", "ReplayRun"); !strings.Contains(log, "replay projection timeline: ") {
+		o.t.Errorf("the log says\n%s", log)
+	}
 	log := o.run("audit", "log", "--type", "ReplayRun", "--json")
 	if !strings.Contains(log, verified.Projections[0].Checksum) || !strings.Contains(log, `"replaced":true`) {
 		o.t.Errorf("the log says\n%s", log)
