@@ -103,7 +103,9 @@ type RecordAccess struct {
 func (c RecordAccess) Reads(State) []Stream { return []Stream{OperationStream(c.At)} }
 
 // Decide implements Command.
-func (c RecordAccess) Decide(State) ([]Change, error) { return []Change{{OperationStream(c.At), c.Event}}, nil }
+func (c RecordAccess) Decide(State) ([]Change, error) {
+	return []Change{{OperationStream(c.At), c.Event}}, nil
+}
 
 // maxReason bounds what people write for the record, in bytes.
 const maxReason = 500
