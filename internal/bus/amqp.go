@@ -22,7 +22,7 @@ type AMQPConfig struct {
 	FirstWait     time.Duration // as in Config
 	LongestWait   time.Duration // as in Config
 
-	Channels       int           // messages published at once; default 8
+	Channels       int           // messages published at once, and as many answers and committed events; default 8
 	ConnectTimeout time.Duration // NewAMQP waits that long for the broker; default 30 s
 	ConfirmTimeout time.Duration // a publish waits that long for the broker's confirm; default 10 s
 }
@@ -107,7 +107,8 @@ func refused(err error) bool {
 type rabbit struct {
 	log            *slog.Logger
 	out, in        *link
-	pool           *publishers
+	needing        *publishers // for routes that need a queue
+	offering       *publishers // for the others
 	subscriptions  wm.Config
 	confirmTimeout time.Duration
 
@@ -135,10 +136,19 @@ func openRabbit(c AMQPConfig) (*rabbit, error) {
 		QueueBind:       wm.QueueBindConfig{GenerateRoutingKey: func(string) string { return "" }},
 		Consume:         wm.ConsumeConfig{Qos: wm.QosConfig{PrefetchCount: 1}},
 	}
+	mandatory := config
+	mandatory.Publish.Mandatory = true
 	return &rabbit{
-		log: c.Log, out: out, in: in, subscriptions: config,
-		pool: newPublishers(c.Channels, out, config), confirmTimeout: c.ConfirmTimeout,
+		log: c.Log, out: out, in: in, subscriptions: config, confirmTimeout: c.ConfirmTimeout,
+		needing: newPublishers(c.Channels, out, mandatory), offering: newPublishers(c.Channels, out, config),
 	}, nil
+}
+
+func (r *rabbit) pool(to route) *publishers {
+	if to.needsQueue() {
+		return r.needing
+	}
+	return r.offering
 }
 
 // publish answers when the broker has confirmed. Watermill's publisher knows no
@@ -155,10 +165,11 @@ func (r *rabbit) publish(ctx context.Context, to route, m Message) error {
 	defer cancel()
 	done := make(chan error, 1)
 	r.publishing.Go(func() {
-		p, err := r.pool.take(ctx)
+		pool := r.pool(to)
+		p, err := pool.take(ctx)
 		if err == nil {
-			err = p.Publish(topic(to), toWatermill(m, to.survives()))
-			r.pool.put(p, err)
+			err = p.publish(to, m)
+			pool.put(p, err)
 		}
 		done <- err
 	})

@@ -114,6 +114,37 @@ func TestAcceptance19_RedeliveryByTheBrokerIsHandled(t *testing.T) {
 	equal(t, receive(t, jobs, "job"), job(1))
 }
 
+func TestAcceptance20_WhatFindsNoQueueIsAnErrorAndTheNextTryArrives(t *testing.T) {
+	t.Parallel()
+	url := testenv.AMQP(t)
+	b := openAMQP(t, url)
+	ch := rawChannel(t, url)
+	heartbeat := SignedHeartbeat{Heartbeat: json.RawMessage(`{}`)}
+	for name, publish := range map[string]func() error{
+		"jobs.build":  func() error { return b.PublishJob(t.Context(), job(1)) },
+		"claims":      func() error { return b.PublishClaim(t.Context(), Signed{Claim: json.RawMessage(`{}`)}) },
+		"heartbeats":  func() error { return b.PublishHeartbeat(t.Context(), heartbeat) },
+		"logs":        func() error { return b.PublishLogChunk(t.Context(), LogChunk{Attempt: "bld_1.1"}) },
+		partition(3):  func() error { return b.(*client).publish(t.Context(), returnRoute(partition(3)), anything()) },
+		deadQueue:     func() error { return b.(*client).publish(t.Context(), deadRoute, anything()) },
+		"jobs.deploy": func() error { return b.PublishJob(t.Context(), Job{Kind: KindDeploy, Subject: "dep_1"}) },
+	} {
+		for range 2 {
+			_, err := ch.QueueDelete(name, false, false, false)
+			must(t, err)
+			if err := publish(); !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), "no queue is bound") {
+				t.Errorf("%s is gone: got %v", name, err)
+			}
+			must(t, publish())
+			deliveries, err := ch.Consume(name, "", true, false, false, false, nil)
+			must(t, err)
+			receive(t, deliveries, "message in "+name)
+		}
+	}
+	must(t, b.PublishCommitted(t.Context(), committed())) // nobody needs to listen
+	must(t, b.PublishAnswer(t.Context(), "gone", Answer{Refusal: &Refusal{Reason: "old"}}))
+}
+
 func TestAMQPForeignMessageWithoutAnIDIsDead(t *testing.T) {
 	t.Parallel()
 	url := testenv.AMQP(t)

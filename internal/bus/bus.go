@@ -3,8 +3,10 @@
 //
 // There are two buses, over RabbitMQ (NewAMQP, by Watermill) and within one process (NewInProcess). Both keep one
 // contract, and one conformance suite runs on both:
-//   - A publish returns nil only when the broker has the message. While the broker is away it fails at once with
-//     ErrUnavailable, and the caller tries again; a message may then have been published twice.
+//   - A publish returns nil only when the broker has the message in a queue. While the broker is away it fails at once
+//     with ErrUnavailable, and the caller tries again; a message may then have been published twice. It fails so too when
+//     no queue is bound, because somebody has deleted it; then the topology is declared anew. Only answers and committed
+//     events are dropped where nobody is bound.
 //   - A handler's nil acknowledges the message, so it answers only when its effect is durable. An error brings the
 //     message back later, with growing waits; we count its deliveries ourselves, because brokers differ, and what has
 //     failed MaxDeliveries times goes to the queue jobs.dead with the reason. Later(err) isn't counted.
@@ -101,7 +103,8 @@ type Dead struct {
 }
 
 // ErrUnavailable is why a publish fails while the broker is away, doesn't
-// confirm in time, or the bus is closed. The message may have arrived.
+// confirm in time or has no queue for the message, or the bus is closed. The
+// message may have arrived.
 var ErrUnavailable = errors.New("message broker unavailable")
 
 // TooLargeError refuses a message over MaxBody.

@@ -14,7 +14,8 @@ import (
 // transport moves messages. Everything else of the contract is done once, in
 // client, for both buses.
 type transport interface {
-	// publish returns nil when the queues bound to r have m, and ErrUnavailable else.
+	// publish returns nil when the queues bound to r have m, and ErrUnavailable else, also when r needs a queue and
+	// none is bound.
 	publish(ctx context.Context, r route, m Message) error
 	// consume calls settle for each message of q, readers at a time, until ctx ends; then it waits for them. Settle
 	// says whether m is acknowledged, or else handed back for the next consumer, ahead of its successors.

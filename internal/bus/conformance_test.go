@@ -46,6 +46,7 @@ func conformance(t *testing.T, newBroker func(t *testing.T) opener) {
 		"a slot holds one job":                                               testSlots,
 		"a heartbeat that fails is dropped":                                  testHeartbeatFails,
 		"an answer to nobody is dropped":                                     testAnswerToNobody,
+		"what no queue takes is an error":                                    testUnroutable,
 		"a message over 1 MiB is refused":                                    testTooLarge,
 		"what is in flight at the end is finished":                           testFinish,
 		"what is not finished at the end is handed back":                     testHandBack,
@@ -487,6 +488,23 @@ func testAnswerToNobody(t *testing.T, open opener) {
 	answers := make(chan Answer, 1000)
 	background(t, func(ctx context.Context) error { return b.ConsumeAnswers(ctx, "gone", into(answers)) })
 	equal(t, answered(t, b, "gone", Answer{Refusal: &Refusal{Reason: "new"}}, answers).Refusal.Reason, "new")
+}
+
+func anything() Message {
+	return Message{ID: newID(), Version: WireVersion, Body: []byte(`{}`), Deliveries: 1}
+}
+
+func testUnroutable(t *testing.T, open opener) {
+	b := open(t)
+	for range 3 { // and the channel serves on
+		for _, to := range []route{{exchange: "pipeops.jobs", key: "test"}, returnRoute("nobody"), {exchange: "pipeops.logs", key: "x"}} {
+			err := b.(*client).publish(t.Context(), to, anything())
+			if !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), "no queue is bound to exchange "+to.exchange+" with key "+to.key) {
+				t.Errorf("got %v", err)
+			}
+			must(t, b.PublishJob(t.Context(), job(1)))
+		}
+	}
 }
 
 func testTooLarge(t *testing.T, open opener) {

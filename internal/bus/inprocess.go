@@ -77,8 +77,11 @@ func (t *memory) publish(ctx context.Context, r route, m Message) error {
 	t.mu.Lock()
 	q := t.bound[r]
 	t.mu.Unlock()
-	if q == nil {
-		return nil // as on AMQP: nobody is bound there
+	switch {
+	case q == nil && r.needsQueue():
+		return fmt.Errorf("%w: %w", ErrUnavailable, unroutable(r))
+	case q == nil:
+		return nil
 	}
 	// What comes back takes the place of what is being handled, so a full queue
 	// takes it: else queue and handler would wait for each other.

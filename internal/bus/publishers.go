@@ -2,6 +2,8 @@ package bus
 
 import (
 	"context"
+	"errors"
+	"fmt"
 
 	"github.com/ThreeDotsLabs/watermill"
 	wm "github.com/ThreeDotsLabs/watermill-amqp/v3/pkg/amqp"
@@ -23,8 +25,9 @@ type publishers struct {
 type publisher struct {
 	*wm.Publisher
 	builder
-	channel *amqp.Channel
-	uses    int
+	channel  *amqp.Channel
+	returned chan amqp.Return // 1: one message is published at a time
+	uses     int
 }
 
 // renewAfter messages a publisher is replaced: Watermill remembers for ever each
@@ -64,6 +67,29 @@ func (p *publishers) open() (opened *publisher, err error) {
 	return opened, err
 }
 
+// publish returns nil when the broker has confirmed m and found a queue for it, where there has to be one.
+func (p *publisher) publish(to route, m Message) error {
+	if err := p.Publish(topic(to), toWatermill(m, to.survives())); err != nil {
+		return err
+	}
+	select { // what finds no queue comes back ahead of its confirm
+	case _, open := <-p.returned:
+		if !open {
+			return errChannelLost // and with it perhaps what came back
+		}
+		return errors.Join(unroutable(to), declare(p.channel)) // so that the next try finds one
+	default:
+		return nil
+	}
+}
+
+var errChannelLost = errors.New("the channel was lost")
+
+// unroutable says that no queue takes what is sent there.
+func unroutable(to route) error {
+	return fmt.Errorf("no queue is bound to exchange %s with key %s", to.exchange, to.key)
+}
+
 func (p *publishers) put(back *publisher, failed error) {
 	back.uses++
 	if failed != nil || back.uses >= renewAfter {
@@ -77,8 +103,10 @@ func (p *publishers) put(back *publisher, failed error) {
 
 // ExchangeDeclare is called by Watermill before the first message of a route. It
 // declares nothing (declare has run before anything is published), but it is
-// where Watermill shows its channel.
+// where Watermill shows its channel. Watermill itself hears nothing of messages that come back.
 func (p *publisher) ExchangeDeclare(ch *amqp.Channel, _ string, _ wm.Config) error {
-	p.channel = ch
+	if p.channel != ch {
+		p.channel, p.returned = ch, ch.NotifyReturn(make(chan amqp.Return, 1))
+	}
 	return nil
 }

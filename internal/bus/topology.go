@@ -119,6 +119,12 @@ func reportRoute(a domain.AttemptID) (route, error) {
 // survives tells whether a message there must outlive the broker.
 func (r route) survives() bool { return r != heartbeatRoute && r.exchange != "pipeops.replies" }
 
+// needsQueue tells whether a message there is lost when no queue is bound. Committed events are offered to outsiders, who
+// may not be there, and answers to workers, who may have gone.
+func (r route) needsQueue() bool {
+	return r.exchange != "pipeops.committed" && r.exchange != "pipeops.replies"
+}
+
 var (
 	claimRoute     = route{exchange: "pipeops.claims", key: "claim"}
 	heartbeatRoute = route{exchange: "pipeops.claims", key: "heartbeat"}
