@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -273,50 +272,92 @@ func (w warnings) Handle(_ context.Context, r slog.Record) error {
 	return nil
 }
 
-// In a store whose order came from a horizon of transactions, one that only reads and stays open would hold it up.
-// Both kinds of rounds take turns and the middle one of each is compared, so that what else the machine does meets both.
+// In a store whose order came from a horizon of transactions, one that only reads and stays open would hold it up. Here
+// it stays open until all is appended and seen by who follows: nothing may wait for its end.
 func TestAcceptance09_ALongReadingTransactionHoldsUpNoAppend(t *testing.T) {
 	t.Parallel()
-	const rounds, each, noise = 15, 40, 5 * time.Millisecond
+	const callers, each = 4, 25
 	s := setup(t)
 	run(t, s.Store)
-	s.slowest(t, each) // statements are prepared, plans are made
-	var alone, beside []time.Duration
-	for range rounds {
-		alone = append(alone, s.slowest(t, each))
-		done := s.readForLong(t)
-		beside = append(beside, s.slowest(t, each))
-		done()
+	s.appendAndFollow(t.Context(), t, "before", 1)
+	reader, end := s.readForLong(t)
+	ctx, cancel := context.WithTimeoutCause(t.Context(), time.Minute, errors.New("it waited a minute"))
+	defer cancel()
+	blocked := make(chan string, 1) // 1: one is enough
+	watch, stop := context.WithCancelCause(ctx)
+	var watcher, group sync.WaitGroup
+	watcher.Go(func() { s.watchBlocked(watch, t, reader, blocked) })
+	for c := range callers {
+		group.Go(func() { s.appendAndFollow(ctx, t, domain.Stream(fmt.Sprint("build/", c)), each) })
 	}
-	slices.Sort(alone)
-	slices.Sort(beside)
-	with, without := beside[rounds/2], alone[rounds/2]
-	t.Logf("p99 of appends: %s, beside a long reading transaction %s", without, with)
-	if with > 2*without+noise {
-		t.Errorf("the p99 of appends is %s beside a long reading transaction, want at most 2 × %s + %s", with, without, noise)
+	done := make(chan struct{})
+	go func() { group.Wait(); close(done) }()
+	select {
+	case statement := <-blocked:
+		t.Errorf("a statement waits for the reading transaction: %s", statement)
+		cancel()
+	case <-done:
 	}
+	<-done
+	stop(nil)
+	watcher.Wait()
+	end()
 }
 
-// slowest gives the p99 of n < 100 appends, which is the slowest of them, until each has reached who follows.
-func (b *bundle) slowest(t *testing.T, n int) (slowest time.Duration) {
+// appendAndFollow appends n events, each once the one before it has reached who follows.
+func (b *bundle) appendAndFollow(ctx context.Context, t *testing.T, stream domain.Stream, n int) {
 	t.Helper()
 	for range n {
-		start := time.Now()
-		appended := storetest.MustAppend(t, b.Store, storetest.One("build/1", eventstore.AnyVersion, storetest.NewEvent("A")))
-		before := domain.Cursor{LogEpoch: appended.Last.LogEpoch, Position: appended.Last.Position - 1}
-		if _, err := b.Wait(t.Context(), before); err != nil {
-			t.Fatal(err)
+		appended, err := b.Append(ctx, storetest.One(stream, eventstore.AnyVersion, storetest.NewEvent("A")))
+		if err == nil {
+			_, err = b.Wait(ctx, domain.Cursor{LogEpoch: appended.Last.LogEpoch, Position: appended.Last.Position - 1})
 		}
-		slowest = max(slowest, time.Since(start))
+		if err != nil {
+			t.Errorf("append to %s, and follow: %v", stream, err)
+			return
+		}
 	}
-	return slowest
 }
 
-// readForLong begins a transaction that reads, and checks at its end that it still sees what it began with.
-func (b *bundle) readForLong(t *testing.T) (end func()) {
+// watchBlocked looks again and again for a statement that waits for a lock of that process, until ctx ends.
+func (b *bundle) watchBlocked(ctx context.Context, t *testing.T, pid uint32, found chan<- string) {
+	t.Helper()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		var statement string
+		err := b.owner.QueryRow(t.Context(), `SELECT query FROM pg_stat_activity WHERE datname = current_database() AND $1 = ANY(pg_blocking_pids(pid))`,
+			int32(pid)).Scan(&statement) //nolint:gosec // process numbers are small
+		if err == nil {
+			found <- statement
+			return
+		}
+		if !errors.Is(err, pgx.ErrNoRows) {
+			t.Errorf("look for who waits: %v", err)
+			return
+		}
+	}
+}
+
+// readForLong begins a transaction that reads as a backup does, with every table of the log locked for it, and gives its
+// process. At its end it checks that the transaction still sees what it began with.
+func (b *bundle) readForLong(t *testing.T) (pid uint32, end func()) {
 	t.Helper()
 	tx, err := b.owner.BeginTx(t.Context(), pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
 	if err != nil {
+		t.Fatal(err)
+	}
+	var tables string
+	err = tx.QueryRow(t.Context(), `SELECT string_agg(format('%I.%I', schemaname, tablename), ', ') FROM pg_tables WHERE schemaname = 'pipeops'`).Scan(&tables)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec(t.Context(), "LOCK TABLE "+tables+" IN ACCESS SHARE MODE"); err != nil {
 		t.Fatal(err)
 	}
 	count := func() (n int64) {
@@ -326,7 +367,7 @@ func (b *bundle) readForLong(t *testing.T) (end func()) {
 		return n
 	}
 	before := count()
-	return func() {
+	return tx.Conn().PgConn().PID(), func() {
 		if still := count(); still != before || storetest.Count(t, b.Store) == before {
 			t.Errorf("the reading transaction sees %d events, it began with %d; or nothing was appended beside it", still, before)
 		}
