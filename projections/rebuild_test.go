@@ -63,18 +63,31 @@ func TestAcceptance17_ARebuildUnderLoadIsSeenByNobody(t *testing.T) {
 			}
 		})
 	}
+	patience, cancel := context.WithTimeoutCause(ctx, 2*time.Minute, errors.New("too little has happened in two minutes"))
+	defer cancel()
+	begun, before := time.Now(), appended.Load()
 	for range 2 {
 		for _, name := range []string{"builds", "timeline"} {
-			rebuilt, err := p.Rebuild(t.Context(), name, nil)
+			// The rebuild waits, with its first rows written, for a second's load.
+			events, answers := appended.Load()+200, answered.Load()+20
+			waits := sync.OnceFunc(func() {
+				for (appended.Load() < events || answered.Load() < answers) && context.Cause(patience) == nil {
+					pause(patience, 5*time.Millisecond)
+				}
+			})
+			rebuilt, err := p.Rebuild(t.Context(), name, func(projections.Replayed) { waits() })
 			must(t, err)
 			if rebuilt.Different != 0 || rebuilt.Checksum != rebuilt.InUse || rebuilt.Rows == 0 || !rebuilt.Replaced {
 				t.Errorf("%s: %+v", name, rebuilt)
 			}
+			if short, unanswered := events-appended.Load(), answers-answered.Load(); short > 0 || unanswered > 0 {
+				t.Errorf("%s was rebuilt with hardly any load: 200 events less %d, 20 answers less %d", name, max(short, 0), max(unanswered, 0))
+			}
 		}
 	}
+	t.Logf("%d events and %d answers meanwhile, in %v", appended.Load()-before, answered.Load(), time.Since(begun))
 	end(nil)
 	group.Wait()
-	t.Logf("%d events meanwhile, %d answers", appended.Load(), answered.Load())
 	if head := w.head().Position; head != appended.Load() {
 		t.Errorf("the log is at %d, want %d: the rebuild itself has led to something", head, appended.Load())
 	}
