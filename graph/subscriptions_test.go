@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -77,23 +78,17 @@ func TestAcceptance21_ASubscriptionCutAHundredTimesSeesExactlyTheFilteredLog(t *
 	t.Parallel()
 	w := newWorld(t)
 	project := w.project("hello")
-	const seed, cuts = 11, 100
+	const seed, cuts, events = 11, 100, 10_000
+	const share = events / cuts // one cut falls into each
 	r := rand.New(rand.NewPCG(seed, 0))
-	stop := make(chan struct{})
-	var group sync.WaitGroup
-	group.Go(func() {
-		for i := 0; ; i++ {
-			select {
-			case <-stop:
-				return
-			default:
-				w.append(1+i%7, 10, project)
-			}
-		}
-	})
 	filter := map[string]any{"project": "hello", "types": []string{"LayerBuilt", "ProjectCreated"}}
 	var got []string
 	var after *string
+	connect := func() *socket {
+		s := w.connect()
+		s.subscribe("1", eventsQuery, map[string]any{"after": after, "filter": filter})
+		return s
+	}
 	read := func(s *socket) bool { // until it is cut
 		f, err := s.next()
 		if err != nil {
@@ -109,18 +104,20 @@ func TestAcceptance21_ASubscriptionCutAHundredTimesSeesExactlyTheFilteredLog(t *
 		after = &answer.Data.Events.Cursor
 		return true
 	}
+	served := 0 // connections that brought something before they were cut
 	for range cuts {
-		s := w.connect()
-		s.subscribe("1", eventsQuery, map[string]any{"after": after, "filter": filter})
-		instant := time.AfterFunc(time.Duration(r.IntN(30))*time.Millisecond, func() { _ = s.conn.CloseNow() })
+		s := connect()
+		before := len(got)
+		var group sync.WaitGroup
+		group.Go(func() { w.appendWhileCut(r, s, share, project) })
 		for read(s) {
 		}
-		instant.Stop()
+		group.Wait()
+		if len(got) > before {
+			served++
+		}
 	}
-	close(stop)
-	group.Wait()
-	s := w.connect()
-	s.subscribe("1", eventsQuery, map[string]any{"after": after, "filter": filter})
+	s := connect()
 	for after == nil || *after != w.head().String() {
 		if !read(s) {
 			t.Fatal("cut")
@@ -134,8 +131,23 @@ func TestAcceptance21_ASubscriptionCutAHundredTimesSeesExactlyTheFilteredLog(t *
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("seed %d, %d events (-want +got):\n%s", seed, len(want), diff)
 	}
-	if len(want) < 100 {
-		t.Errorf("only %d events", len(want))
+	if head := w.head().Position; head < events || len(want) < events/3 || served < cuts/4 {
+		t.Errorf("%d events, %d of them wanted; %d of %d connections brought any before they were cut", head, len(want), served, cuts)
+	}
+	t.Logf("%d of %d connections brought something before they were cut", served, cuts)
+}
+
+// appendWhileCut appends n events, a random few at a time, and cuts the connection at a random one.
+func (w *world) appendWhileCut(r *rand.Rand, s *socket, n int, project domain.ProjectID) {
+	w.t.Helper()
+	cut := r.IntN(n)
+	for done := 0; done < n; {
+		size := min(1+r.IntN(20), n-done)
+		w.append(size, 10, project)
+		if done <= cut && cut < done+size {
+			_ = s.conn.CloseNow()
+		}
+		done += size
 	}
 }
 
@@ -178,31 +190,43 @@ func TestBadCursorsEndASubscriptionWithTheirCode(t *testing.T) {
 	}
 }
 
-func TestAcceptance22_AReaderThatIsStuckIsCutAndTheOthersGoOn(t *testing.T) {
-	t.Parallel()
-	cut := make(chan string, 10) // more than there are connections
+// Not parallel: it counts goroutines.
+func TestAcceptance22_OneOfManyReadersIsStuckAndIsCutAndTheOthersGetEverything(t *testing.T) {
+	const readers, batches, each = 50, 24, 6
+	cut := make(chan string, readers+10) // more than there are connections
 	w := newWorld(t, func(c *graph.Config) {
-		c.Write, c.Log = 2*time.Second, slog.New(listener{c.Log.Handler(), "websocket was cut", cut})
+		c.Write, c.Log = 10*time.Second, slog.New(listener{c.Log.Handler(), "websocket was cut", cut})
 	})
 	project := w.project("hello")
+	goroutines := runtime.NumGoroutine()
 	stuck := w.connect()
 	stuck.subscribe("1", eventsQuery, nil) // and never reads again
 	first := data[eventsView](stuck, "1").Events.Cursor
-	good := w.connect()
-	good.subscribe("1", `subscription($after: Cursor) { events(after: $after) { cursor events { position } } }`, map[string]any{"after": w.head().String()})
-	const batches = 24
-	last := w.head().Position + batches*6
-	var group sync.WaitGroup
-	group.Go(func() {
+	start := w.head()
+	last := start.Position + batches*each
+	var good, all sync.WaitGroup
+	var sockets []*socket
+	for range readers {
+		s := w.connect()
+		sockets = append(sockets, s)
+		s.subscribe("1", positionsQuery, map[string]any{"after": start.String()})
+		good.Go(func() {
+			if err := s.follow(start.Position, last); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Go(func() {
 		for range batches {
-			w.append(6, 200_000, project)
+			w.append(each, 200_000, project) // more than sockets hold
 		}
 	})
-	for seen := int64(0); seen < last; {
-		seen = position(t, data[eventsView](good, "1").Events.Cursor)
+	good.Wait()
+	all.Wait()
+	if len(cut) > 0 {
+		t.Error("the others had to wait until the one that is stuck was cut")
 	}
-	group.Wait()
-	<-cut
+	handed := position(t, <-cut)
 	got := []string{first}
 	for {
 		f, err := stuck.next()
@@ -213,23 +237,64 @@ func TestAcceptance22_AReaderThatIsStuckIsCutAndTheOthersGoOn(t *testing.T) {
 		must(t, json.Unmarshal(f.Payload, &answer))
 		got = append(got, answer.Data.Events.Cursor)
 	}
-	after := got[len(got)-1]
-	if after == w.head().String() {
+	after := position(t, got[len(got)-1])
+	if after >= last {
 		t.Fatalf("it was never stuck: %d messages", len(got))
 	}
+	if handed < after || handed > last {
+		t.Errorf("the log says that it was cut at %d, but it got all up to %d of %d", handed, after, last)
+	}
 	again := w.connect()
-	again.subscribe("1", eventsQuery, map[string]any{"after": after})
-	for next := position(t, after) + 1; next <= w.head().Position; {
-		for _, e := range data[eventsView](again, "1").Events.Events {
+	again.subscribe("1", positionsQuery, map[string]any{"after": got[len(got)-1]})
+	must(t, again.follow(after, last))
+	if len(cut) > 0 {
+		t.Errorf("%d of the others were cut too", len(cut))
+	}
+	for _, s := range append(sockets, stuck, again) {
+		_ = s.conn.CloseNow()
+	}
+	eventually(t, fmt.Sprintf("%d goroutines as before", goroutines), func() bool { return runtime.NumGoroutine() <= goroutines })
+}
+
+const positionsQuery = `subscription($after: Cursor) { events(after: $after) { cursor events { position } } }`
+
+// follow wants each position after one, up to the last, once and in order.
+func (s *socket) follow(after, last int64) error {
+	for next := after + 1; next <= last; {
+		f, err := s.next()
+		if err != nil {
+			return fmt.Errorf("position %d did not come: %w", next, err)
+		}
+		var answer eventsAnswer
+		if err := json.Unmarshal(f.Payload, &answer); err != nil || f.Type != "next" {
+			return fmt.Errorf("got %s %s, want position %d", f.Type, f.Payload, next)
+		}
+		for _, e := range answer.Data.Events.Events {
 			if e.Position != strconv.FormatInt(next, 10) {
-				t.Fatalf("resumed after %s: got position %s, want %d", after, e.Position, next)
+				return fmt.Errorf("after %d: got position %s, want %d", after, e.Position, next)
 			}
 			next++
 		}
 	}
+	return nil
 }
 
-// listener is a log that tells when something is said.
+// eventually waits until is holds.
+func eventually(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.After(30 * time.Second)
+	for !is() {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("not within 30 s: %s", what)
+		}
+	}
+}
+
+// listener is a log that tells the cursor of what is said with that text.
 type listener struct {
 	slog.Handler
 	text string
@@ -238,7 +303,12 @@ type listener struct {
 
 func (l listener) Handle(ctx context.Context, r slog.Record) error {
 	if strings.HasPrefix(r.Message, l.text) {
-		l.said <- r.Message
+		r.Attrs(func(a slog.Attr) bool {
+			if a.Key == "cursor" {
+				l.said <- a.Value.String()
+			}
+			return true
+		})
 	}
 	return l.Handler.Handle(ctx, r)
 }
