@@ -133,12 +133,17 @@ func (w *world) plane() *plane {
 	secrets := func(context.Context, domain.AttemptID, domain.ProjectID, bus.Kind) (map[string]string, error) {
 		return map[string]string{"git-token": "s3cret"}, nil
 	}
-	w.goes("ingest", ingest.New(ingest.Config{Bus: b, Commands: h, Keys: keys, Logs: records.NewLogChunks(store.Pool()), Now: time.Now, Log: w.log}).Run)
+	w.ingest(p, keys)
 	w.goes("claims", claims.New(claims.Config{Bus: b, Commands: h, Leases: leases, Keys: keys, Secrets: secrets, Now: time.Now, Log: w.log}).Run)
 	w.goes("policies", policies.New(policies.Config{Store: store, Commands: h, Leader: leaders, NewID: newID, Now: time.Now, Log: w.log}).Run)
 	w.goes("schedule", schedule.New(schedule.Config{Store: store, Commands: h, Bus: b, Leader: leaders, Leases: leases, Now: time.Now, Log: w.log, Lease: 3 * time.Second}).Run)
 	w.goes("relay", relay.New(relay.Config{Store: store, Bus: b, Leader: leaders, Log: w.log}).Run)
 	return p
+}
+
+func (w *world) ingest(p *plane, keys *seal.Keyring) {
+	logs := records.NewLogChunks(p.store.Pool())
+	w.goes("ingest", ingest.New(ingest.Config{Bus: p.bus, Commands: p.commands, Keys: keys, Logs: logs, Now: time.Now, Log: w.log}).Run)
 }
 
 // worker enrolls and starts one.

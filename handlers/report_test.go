@@ -14,15 +14,21 @@ import (
 func (p *plane) claimed(t *testing.T) domain.AttemptID {
 	t.Helper()
 	p.project(t)
-	got := p.must(t, push("a", "1"))
+	return p.claim(t, "bld_1", "a")
+}
+
+// claim lets a worker claim the build of a commit.
+func (p *plane) claim(t *testing.T, build domain.BuildID, commit string) domain.AttemptID {
+	t.Helper()
+	got := p.must(t, push(commit, string(build)))
 	e, err := got.Events[0].Decode()
 	pushed, ok := e.(domain.PushReceived)
 	if err != nil || !ok {
 		t.Fatal(err, e)
 	}
-	p.must(t, domain.RequestBuilds{Push: pushed, IDs: []domain.BuildID{"bld_1"}})
-	p.must(t, domain.ClaimBuild{Build: "bld_1", Worker: "wrk_1", Incarnation: "one"})
-	return "bld_1.1"
+	p.must(t, domain.RequestBuilds{Push: pushed, IDs: []domain.BuildID{build}})
+	p.must(t, domain.ClaimBuild{Build: build, Worker: "wrk_1", Incarnation: "one"})
+	return domain.NewAttemptID(string(build), 1)
 }
 
 func layers(n int) (items []commands.Item) {
