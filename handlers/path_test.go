@@ -206,7 +206,7 @@ func (p *plane) until(t *testing.T, eventType string, n int) (types []string) {
 			}
 		}
 	}
-	t.Fatalf("%v; seen %v", context.Cause(ctx), types)
+	t.Fatalf("%v; seen %d, at last %v", context.Cause(ctx), len(types), types[max(0, len(types)-100):])
 	return nil
 }
 
