@@ -183,7 +183,7 @@ func (p *plane) project(t *testing.T) {
 func push(commit, delivery string) domain.ReceivePush {
 	return domain.ReceivePush{
 		Push: domain.PushID(newID("psh")), Project: "prj_1", Source: "github", Delivery: delivery, Kind: "push",
-		Ref: "refs/heads/main", Commit: strings.Repeat(commit, 40), Body: delivery,
+		Ref: "refs/heads/main", Commit: strings.Repeat(commit, 40)[:40], Body: delivery,
 		Pusher: domain.Personal{Text: "Ada", Subject: "sub_ada"},
 	}
 }
@@ -191,7 +191,13 @@ func push(commit, delivery string) domain.ReceivePush {
 // until follows the log until one of the types was recorded n times, and gives all types seen.
 func (p *plane) until(t *testing.T, eventType string, n int) (types []string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeoutCause(t.Context(), 60*time.Second, fmt.Errorf("no %d. %s", n, eventType))
+	return p.within(t, time.Minute, eventType, n)
+}
+
+// within is until with another patience.
+func (p *plane) within(t *testing.T, patience time.Duration, eventType string, n int) (types []string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeoutCause(t.Context(), patience, fmt.Errorf("no %d. %s", n, eventType))
 	defer cancel()
 	for batch, err := range p.store.Subscribe(ctx, domain.Cursor{}, eventstore.Filter{}) {
 		if err != nil {
