@@ -25,8 +25,8 @@ func clearContainers(ctx context.Context, folder string) error {
 	}
 	var problems []error
 	for _, mount := range mounts {
-		// EINVAL: whoever mounted it was quicker.
-		if err := ignoring(syscall.Unmount(mount, syscall.MNT_DETACH), syscall.EINVAL); err != nil {
+		// Whoever mounted it was quicker, and may have removed the folder too.
+		if err := ignoring(syscall.Unmount(mount, syscall.MNT_DETACH), syscall.EINVAL, syscall.ENOENT); err != nil {
 			problems = append(problems, fmt.Errorf("unmount %s: %w", mount, err))
 		}
 	}

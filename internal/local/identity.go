@@ -138,8 +138,8 @@ func processes(wanted func(procFolder string) bool) []identity {
 	return found
 }
 
-func ignoring(err error, expected error) error {
-	if errors.Is(err, expected) {
+func ignoring(err error, expected ...error) error {
+	if slices.ContainsFunc(expected, func(e error) bool { return errors.Is(err, e) }) {
 		return nil
 	}
 	return err
