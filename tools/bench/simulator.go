@@ -79,7 +79,7 @@ func (s *simulator) append(o origin, events ...said) eventstore.Append {
 	for _, e := range events {
 		id := s.uuid()
 		body, err := domain.Encode(e.event, id, func(_, _, field, text string) (string, error) {
-			return base64.StdEncoding.EncodeToString([]byte(field + "sixteen bytes more" + text)), nil // as long as sealed
+			return "1." + base64.RawURLEncoding.EncodeToString([]byte(field+"sixteen bytes more"+text)), nil // as long as sealed, by a key that is gone
 		})
 		if err != nil {
 			panic(err)
