@@ -29,6 +29,13 @@ func (c *core) record(ctx context.Context, e domain.OperationEvent) error {
 	return err
 }
 
+// recordToken puts on record that a token was made; again does nothing.
+func (c *core) recordToken(ctx context.Context, made records.Token) error {
+	_, err := c.commands.Execute(ctx, domain.RecordAccess{Event: domain.TokenCreated{Token: made.ID, Name: made.Name}, At: made.CreatedAt},
+		commands.Meta{CommandID: domain.Derive("TokenCreated", made.ID), Actor: "operator", At: made.CreatedAt})
+	return err
+}
+
 func tokenCreate() *cobra.Command {
 	return &cobra.Command{
 		Use: "create NAME", Short: "Make a token and print it once", Args: cobra.ExactArgs(1),
@@ -36,7 +43,7 @@ func tokenCreate() *cobra.Command {
 			return withCore(cmd.Context(), func(c *core) error {
 				secret, made, err := c.tokens.Create(cmd.Context(), args[0])
 				if err == nil {
-					err = c.record(cmd.Context(), domain.TokenCreated{Token: made.ID, Name: made.Name})
+					err = c.recordToken(cmd.Context(), made)
 				}
 				if err != nil { // nobody gets to know it
 					return err

@@ -4,9 +4,11 @@ import (
 	"encoding/json"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/pipeops/pipeops/internal/config"
 	"github.com/pipeops/pipeops/internal/records"
 )
 
@@ -51,5 +53,19 @@ func TestTokensAreListedAndRevoked(t *testing.T) {
 	}
 	if out := o.run("token", "list"); strings.Count(out, "\n") != 2 {
 		t.Errorf("got\n%s", out)
+	}
+}
+
+func TestTheTokenOfUpIsOnRecordOnce(t *testing.T) {
+	o := newOffice(t)
+	cfg := config.Config{Home: os.Getenv("PIPEOPS_HOME"), URL: os.Getenv("PIPEOPS_URL")}
+	for range 2 {
+		o.must(writeReached(t.Context(), cfg, o.core))
+	}
+	said := o.run("audit", "log", "--type", "TokenCreated")
+	secret, err := os.ReadFile(filepath.Join(cfg.Home, "token"))
+	o.must(err)
+	if strings.Count(said, "up") != 1 || strings.Contains(said, strings.TrimSpace(string(secret))) {
+		t.Errorf("on record is\n%s", said)
 	}
 }

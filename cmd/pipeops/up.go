@@ -293,10 +293,14 @@ func writeReached(ctx context.Context, cfg config.Config, c *core) error {
 			return err
 		}
 	}
-	switch _, err := c.tokens.Register(ctx, "up", token); {
-	case errors.Is(err, records.ErrBadToken):
+	made, err := c.tokens.Register(ctx, "up", token)
+	if errors.Is(err, records.ErrBadToken) {
 		return fmt.Errorf("the token in %s was revoked: delete this file, and `pipeops up` makes a new one", file)
-	case err != nil:
+	}
+	if err == nil {
+		err = c.recordToken(ctx, made)
+	}
+	if err != nil {
 		return fmt.Errorf("register the token of %s: %w", file, err)
 	}
 	return writePrivate(reachedFile(cfg.Home), reached{URL: cfg.URL, TokenFile: file})
