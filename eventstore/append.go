@@ -118,13 +118,14 @@ func (r *request) isEmpty() bool { return len(r.Writes) == 0 && r.Move == nil }
 // newRequest checks all that could make the database refuse a, because a refusal there would hold up the neighbours.
 func newRequest(a Append) (*request, error) {
 	r := &request{Append: a, done: make(chan answer, 1)} // 1: the committer never waits for a caller
-	streams, events := map[domain.Stream]bool{}, map[string]bool{}
+	var streams set[domain.Stream]
+	var events set[string]
 	for _, w := range a.Writes {
-		if err := checkWrite(w, streams); err != nil {
+		if err := checkWrite(w, &streams); err != nil {
 			return nil, err
 		}
 		for _, e := range w.Events {
-			id, err := checkEvent(e, events)
+			id, err := checkEvent(e, &events)
 			if err != nil {
 				return nil, err
 			}
@@ -132,9 +133,9 @@ func newRequest(a Append) (*request, error) {
 			r.size += len(e.Body)
 		}
 	}
-	attachments := map[string]bool{}
+	var attachments set[string]
 	for _, at := range a.Attachments {
-		if err := checkAttachment(at, events, attachments); err != nil {
+		if err := checkAttachment(at, &events, &attachments); err != nil {
 			return nil, err
 		}
 		r.size += len(at.Sealed)
@@ -145,21 +146,41 @@ func newRequest(a Append) (*request, error) {
 	return r, checkMove(a.Move)
 }
 
-func checkWrite(w Write, seen map[domain.Stream]bool) error {
+// set makes no map before there is a second element: most appends have one event.
+type set[K comparable] struct {
+	first K
+	n     int
+	more  map[K]bool
+}
+
+func (s *set[K]) has(k K) bool { return s.n > 0 && s.first == k || s.more[k] }
+
+func (s *set[K]) add(k K) {
+	switch s.n++; s.n {
+	case 1:
+		s.first = k
+	case 2:
+		s.more = map[K]bool{k: true}
+	default:
+		s.more[k] = true
+	}
+}
+
+func checkWrite(w Write, seen *set[domain.Stream]) error {
 	switch where := "stream " + string(w.Stream); {
 	case w.Stream == "":
 		return &InvalidError{Where: "a write", Reason: "its stream is empty"}
-	case seen[w.Stream]:
+	case seen.has(w.Stream):
 		return &InvalidError{Where: where, Reason: "it stands in the append twice"}
 	case w.Expected < AnyVersion:
 		return &InvalidError{Where: where, Reason: fmt.Sprintf("expected version %d", w.Expected)}
 	default:
-		seen[w.Stream] = true
+		seen.add(w.Stream)
 		return invalid(where, checkTexts(string(w.Stream)))
 	}
 }
 
-func checkEvent(e NewEvent, seen map[string]bool) ([16]byte, error) {
+func checkEvent(e NewEvent, seen *set[string]) ([16]byte, error) {
 	id, err := uuid.Parse(e.ID)
 	var reason string
 	switch year := e.OccurredAt.UTC().Year(); {
@@ -167,7 +188,7 @@ func checkEvent(e NewEvent, seen map[string]bool) ([16]byte, error) {
 		reason = "its id is no UUID in lower-case text form"
 	case len(e.Body) > MaxBody:
 		return id, &TooLargeError{EventID: e.ID, Type: e.Type, Size: len(e.Body), Limit: MaxBody}
-	case seen[e.ID]:
+	case seen.has(e.ID):
 		reason = "its id stands in the append twice"
 	case e.Type == "":
 		reason = "its type is empty"
@@ -182,7 +203,7 @@ func checkEvent(e NewEvent, seen map[string]bool) ([16]byte, error) {
 	case bytes.IndexByte(e.Body, '\n') >= 0: // an export has a line per event, with the body as it is
 		reason = "its body has a line break, which canonical JSON has not"
 	default:
-		seen[e.ID] = true
+		seen.add(e.ID)
 		reason = checkTexts(e.Type, string(e.ProjectID), e.Actor, e.CorrelationID, e.CausationID, string(e.Attempt), e.Trace)
 	}
 	if reason != "" {
@@ -191,17 +212,17 @@ func checkEvent(e NewEvent, seen map[string]bool) ([16]byte, error) {
 	return id, nil
 }
 
-func checkAttachment(a Attachment, events, seen map[string]bool) error {
+func checkAttachment(a Attachment, events, seen *set[string]) error {
 	where := "attachment " + a.ID
 	switch {
-	case a.ID == "" || seen[a.ID]:
+	case a.ID == "" || seen.has(a.ID):
 		return &InvalidError{Where: where, Reason: "its id is empty or stands in the append twice"}
 	case len(a.Sealed) == 0:
 		return &InvalidError{Where: where, Reason: "it is empty"}
-	case !events[a.EventID]:
+	case !events.has(a.EventID):
 		return &InvalidError{Where: where, Reason: "event " + a.EventID + " is not in the same append"}
 	}
-	seen[a.ID] = true
+	seen.add(a.ID)
 	return invalid(where, checkTexts(a.ID, string(a.ProjectID), a.ContentType, a.KeyID))
 }
 

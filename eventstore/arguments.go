@@ -2,6 +2,7 @@ package eventstore
 
 import (
 	"encoding/binary"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -21,16 +22,47 @@ func argumentsOfOne(r *request) [][]byte {
 	}
 }
 
+// argumentsOfNextOne gives those of pipeops.append_next_one, but the first.
+func argumentsOfNextOne(r *request) [][]byte {
+	arguments := argumentsOfOne(r)
+	arguments[1] = encodeBigint(r.Writes[0].Expected + 1)
+	return arguments
+}
+
+// maxKept bounds what columns keep for the next batch, in bytes of bodies.
+const maxKept = 8 << 20
+
+// argumentsOfNext gives those of pipeops.append_next, but the first. They are valid until it is called again.
+func (c *columns) argumentsOfNext(batch []*request) [][]byte {
+	if cap(c.body.form) > maxKept {
+		*c = columns{}
+	}
+	all := append([]column{{&c.eventStream, pgtype.TextOID}, {&c.version, pgtype.Int8OID}}, c.ofEvents()...)
+	for _, a := range all {
+		a.empty()
+	}
+	for _, r := range batch {
+		next := 0
+		for _, w := range r.Writes {
+			for i, e := range w.Events {
+				c.eventStream.text(string(w.Stream))
+				c.version.bigint(w.Expected + int64(i) + 1)
+				c.id.blob(r.ids[next][:])
+				c.event(e)
+				next++
+			}
+		}
+	}
+	return finished(all)
+}
+
 // argumentsOf gives those of pipeops.append.
-func argumentsOf(batch []*request) (arguments [][]byte) {
+func argumentsOf(batch []*request) [][]byte {
 	var c columns
 	for i, r := range batch {
 		c.add(i+1, r)
 	}
-	for _, p := range []struct {
-		a  *array
-		of uint32
-	}{
+	return finished(slices.Concat([]column{
 		{&c.writeCaller, pgtype.Int4OID},
 		{&c.writeStream, pgtype.TextOID},
 		{&c.writeExpected, pgtype.Int8OID},
@@ -38,19 +70,7 @@ func argumentsOf(batch []*request) (arguments [][]byte) {
 		{&c.eventWrite, pgtype.Int4OID},
 		{&c.eventOffset, pgtype.Int4OID},
 		{&c.eventStream, pgtype.TextOID},
-		{&c.id, pgtype.UUIDOID},
-		{&c.project, pgtype.TextOID},
-		{&c.kind, pgtype.TextOID},
-		{&c.schemaVersion, pgtype.Int4OID},
-		{&c.body, pgtype.ByteaOID},
-		{&c.occurredAt, pgtype.TimestamptzOID},
-		{&c.actor, pgtype.TextOID},
-		{&c.correlation, pgtype.TextOID},
-		{&c.causation, pgtype.TextOID},
-		{&c.attempt, pgtype.TextOID},
-		{&c.attemptSeq, pgtype.Int8OID},
-		{&c.trace, pgtype.TextOID},
-
+	}, c.ofEvents(), []column{
 		{&c.moveCaller, pgtype.Int4OID},
 		{&c.moveName, pgtype.TextOID},
 		{&c.fromEpoch, pgtype.Int8OID},
@@ -65,8 +85,37 @@ func argumentsOf(batch []*request) (arguments [][]byte) {
 		{&c.contentType, pgtype.TextOID},
 		{&c.keyID, pgtype.TextOID},
 		{&c.sealed, pgtype.ByteaOID},
-	} {
-		arguments = append(arguments, p.a.argument(p.of))
+	}))
+}
+
+// ofEvents are those that event fills, and id, in the order of the functions.
+func (c *columns) ofEvents() []column {
+	return []column{
+		{&c.id, pgtype.UUIDOID},
+		{&c.project, pgtype.TextOID},
+		{&c.kind, pgtype.TextOID},
+		{&c.schemaVersion, pgtype.Int4OID},
+		{&c.body, pgtype.ByteaOID},
+		{&c.occurredAt, pgtype.TimestamptzOID},
+		{&c.actor, pgtype.TextOID},
+		{&c.correlation, pgtype.TextOID},
+		{&c.causation, pgtype.TextOID},
+		{&c.attempt, pgtype.TextOID},
+		{&c.attemptSeq, pgtype.Int8OID},
+		{&c.trace, pgtype.TextOID},
+	}
+}
+
+// column is an array with the type of its elements.
+type column struct {
+	*array
+	of uint32
+}
+
+func finished(all []column) [][]byte {
+	arguments := make([][]byte, len(all))
+	for i, a := range all {
+		arguments[i] = a.argument(a.of)
 	}
 	return arguments
 }
@@ -75,8 +124,8 @@ func argumentsOf(batch []*request) (arguments [][]byte) {
 type columns struct {
 	writeCaller, writeStream, writeExpected array
 
-	eventWrite, eventOffset, eventStream, id, project, kind, schemaVersion, body, occurredAt array
-	actor, correlation, causation, attempt, attemptSeq, trace                                array
+	eventWrite, eventOffset, eventStream, version, id, project, kind, schemaVersion, body, occurredAt array
+	actor, correlation, causation, attempt, attemptSeq, trace                                         array
 
 	moveCaller, moveName, fromEpoch, fromPosition, toEpoch, toPosition array
 
@@ -175,14 +224,20 @@ func (a *array) bigint(v int64) {
 // argument gives the finished form, of elements of that type.
 func (a *array) argument(of uint32) []byte {
 	if a.n == 0 {
-		a.form = make([]byte, emptyArray)
-	} else {
-		binary.BigEndian.PutUint32(a.form, 1)
-		binary.BigEndian.PutUint32(a.form[12:], a.n)
-		binary.BigEndian.PutUint32(a.form[16:], 1)
+		return binary.BigEndian.AppendUint32(make([]byte, emptyArray-4, emptyArray), of)
 	}
+	binary.BigEndian.PutUint32(a.form, 1)
 	binary.BigEndian.PutUint32(a.form[8:], of)
+	binary.BigEndian.PutUint32(a.form[12:], a.n)
+	binary.BigEndian.PutUint32(a.form[16:], 1)
 	return a.form
+}
+
+// empty keeps the room.
+func (a *array) empty() {
+	if a.n = 0; a.form != nil {
+		a.form = a.form[:arrayHeader]
+	}
 }
 
 func encodeInteger(v int) []byte  { return binary.BigEndian.AppendUint32(nil, uint32(v)) } //nolint:gosec // two's complement

@@ -36,10 +36,13 @@ type committer struct {
 	done      chan struct{}
 	turn      chan struct{} // 1: who has put something in may use conn
 	conn      *pgx.Conn     // nil when lost
-	crowd     int           // how many were in the batch or behind it when one was last answered
+	versions  versions
+	columns   columns
+	crowd     int // how many were in the batch or behind it when one was last answered
 
 	mu     sync.Mutex
 	queue  []*request
+	taken  footprint // of the batch that is being taken
 	closed bool
 }
 
@@ -181,8 +184,8 @@ func (c *committer) take() []*request {
 	if c.closed {
 		return nil
 	}
-	var batch, rest []*request
-	var seen footprint
+	batch, rest := make([]*request, 0, len(c.queue)), []*request(nil)
+	c.taken.clear()
 	events, size := 0, 0
 	for i, r := range c.queue {
 		if r.abandoned.Load() {
@@ -192,7 +195,7 @@ func (c *committer) take() []*request {
 			rest = append(rest, c.queue[i:]...)
 			break
 		}
-		if seen.add(r) {
+		if c.taken.add(r) {
 			rest = append(rest, r)
 			continue
 		}
@@ -210,11 +213,18 @@ type footprint struct {
 	cursors map[string]bool
 }
 
-// add takes in what r touches, and says whether any of it was there already.
-func (f *footprint) add(r *request) (overlaps bool) {
-	if f.streams == nil {
+// clear keeps the room, up to what a usual batch takes.
+func (f *footprint) clear() {
+	if f.streams == nil || len(f.ids) > 1<<12 {
 		*f = footprint{map[domain.Stream]bool{}, map[[16]byte]bool{}, map[string]bool{}}
 	}
+	clear(f.streams)
+	clear(f.ids)
+	clear(f.cursors)
+}
+
+// add takes in what r touches, and says whether any of it was there already.
+func (f *footprint) add(r *request) (overlaps bool) {
 	for _, w := range r.Writes {
 		overlaps = overlaps || f.streams[w.Stream]
 		f.streams[w.Stream] = true
@@ -306,9 +316,13 @@ func (c *committer) try(ctx context.Context, batch []*request) (answers []answer
 			c.conn = nil
 			return nil, fmt.Errorf("connect: %w", err)
 		}
-		// Planning anew for each batch's arrays costs more than it gains.
+		// Planning anew for each batch's arrays costs more than it gains, and a plan made while the log was empty must not
+		// stay a scan.
 		if err = setUp(ctx, c.conn); err == nil {
-			_, err = c.conn.Exec(ctx, "SET plan_cache_mode = force_generic_plan")
+			_, err = c.conn.Exec(ctx, "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off")
+		}
+		if err == nil {
+			err = c.versions.meet(ctx, c.conn)
 		}
 		if err != nil {
 			c.disconnect(ctx)

@@ -30,3 +30,10 @@ func (s *Store) Waiting() int {
 	}
 	return len(all)
 }
+
+// Careful says how many batches are still sent with look-ups, because one wasn't what it was taken for.
+func (s *Store) Careful() int {
+	s.committer.turn <- struct{}{}
+	defer func() { <-s.committer.turn }()
+	return s.committer.versions.careful
+}

@@ -32,7 +32,15 @@ type exception struct {
 // send has one batch written by one statement, which also hints others of it if it shall, and gives each caller's answer.
 // The server is ready for the next statement when it returns, so the transaction is committed by then.
 func (c *committer) send(ctx context.Context, batch []*request, hint bool) (answers []answer, err error) {
-	head, exceptions, err := c.execute(ctx, batch, hint)
+	var head domain.Cursor
+	var exceptions []exception
+	done := false
+	if c.versions.areNext(batch) {
+		head, done, err = c.executeNext(ctx, batch, hint)
+	}
+	if err == nil && !done {
+		head, exceptions, err = c.execute(ctx, batch, hint)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("append %d requests: %w", len(batch), err)
 	}
@@ -53,6 +61,7 @@ func (c *committer) send(ctx context.Context, batch []*request, hint bool) (answ
 			answers = append(answers, answer{appended: Appended{First: first, Last: head}})
 		}
 	}
+	c.versions.learn(batch, answers)
 	return answers, nil
 }
 
@@ -84,18 +93,56 @@ const (
 	toMany = ` FROM pipeops.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20,
 		$21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31)`
 	hintOfMany = ", pg_notify('" + channel + "', (base + cardinality($7::uuid[]))::text)"
+
+	nextOne  = "pipeops.append_next_one($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)"
+	nextMany = "pipeops.append_next($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)"
+
+	hintOfNext = ", CASE WHEN last IS NOT NULL THEN pg_notify('" + channel + "', split_part(last, '.', 2)) END"
 )
+
+// executeNext is execute for a batch of which all events are the next ones of their streams; false when they aren't, and
+// nothing is written.
+func (c *committer) executeNext(ctx context.Context, batch []*request, hint bool) (before domain.Cursor, done bool, err error) {
+	function, arguments := nextMany, [][]byte{c.versions.server}
+	if isOne(batch) {
+		function, arguments = nextOne, append(arguments, argumentsOfNextOne(batch[0])...)
+	} else {
+		arguments = append(arguments, c.columns.argumentsOfNext(batch)...)
+	}
+	text := "SELECT " + function
+	if hint {
+		text = "SELECT last" + hintOfNext + " FROM " + function + " last"
+	}
+	row, err := c.query(ctx, text, arguments)
+	if err != nil {
+		return before, false, err
+	}
+	if row[0] == nil { // another server, perhaps
+		c.versions.careful = carefulBatches
+		return before, false, c.versions.meet(ctx, c.conn)
+	}
+	before, err = domain.ParseCursor(string(row[0]))
+	for _, r := range batch {
+		before.Position -= int64(len(r.ids))
+	}
+	return before, true, err
+}
+
+// isOne says whether a batch is a single event of a single stream.
+func isOne(batch []*request) bool {
+	r := batch[0]
+	return len(batch) == 1 && len(r.Writes) == 1 && len(r.ids) == 1 && r.Move == nil && len(r.Attachments) == 0
+}
 
 // execute gives where the log ended before the batch, and of whom nothing was written.
 func (c *committer) execute(ctx context.Context, batch []*request, hint bool) (before domain.Cursor, exceptions []exception, err error) {
-	r := batch[0]
-	isOne := len(batch) == 1 && len(r.Writes) == 1 && len(r.ids) == 1 && r.Move == nil && len(r.Attachments) == 0
+	one := isOne(batch)
 	var row [][]byte
 	switch {
-	case isOne && hint:
-		row, err = c.query(ctx, asked+hintOfOne+toOne, argumentsOfOne(r))
-	case isOne:
-		row, err = c.query(ctx, asked+toOne, argumentsOfOne(r))
+	case one && hint:
+		row, err = c.query(ctx, asked+hintOfOne+toOne, argumentsOfOne(batch[0]))
+	case one:
+		row, err = c.query(ctx, asked+toOne, argumentsOfOne(batch[0]))
 	case hint:
 		row, err = c.query(ctx, asked+hintOfMany+toMany, argumentsOf(batch))
 	default:
