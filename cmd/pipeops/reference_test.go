@@ -50,7 +50,7 @@ func writeCommand(b *bytes.Buffer, c *cobra.Command) {
 	if c.Long != "" {
 		fmt.Fprintf(b, "\n%s\n", c.Long)
 	}
-	if c.Runnable() {
+	if c.Runnable() && c.Annotations[onlyGroup] == "" {
 		block(c.UseLine())
 	}
 	block(c.Example)

@@ -40,6 +40,9 @@ func root() *cobra.Command {
 	return cmd
 }
 
+// onlyGroup marks commands that do nothing themselves, though they can be run since strict.
+const onlyGroup = "only-group"
+
 // strict makes every fault of the command line an error with its exit code;
 // cobra takes an unknown word after a group of commands for a cry for help.
 func strict(cmd *cobra.Command) {
@@ -58,6 +61,7 @@ func strict(cmd *cobra.Command) {
 		return
 	}
 	cmd.Args, cmd.SuggestionsMinimumDistance = cobra.ArbitraryArgs, 2
+	cmd.Annotations = map[string]string{onlyGroup: "yes"}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if len(args) == 0 {
 			return cmd.Help()
