@@ -282,12 +282,15 @@ func TestTokensAreVerifiedAndRevokedWithoutBeingStored(t *testing.T) {
 	if again.ID != made.ID || err != nil {
 		t.Errorf("registered again: %+v, %v; want %+v", again, err, made)
 	}
-	got, err := tokens.Verify(ctx, secret)
-	if got.ID != made.ID || got.Name != "laptop" || got.LastUsed == nil || err != nil {
-		t.Errorf("verified %+v, %v", got, err)
+	if made.LastUsed != nil || again.LastUsed != nil {
+		t.Errorf("nobody has used it: %+v, %+v", made, again)
 	}
-	if all, err := tokens.List(ctx); len(all) != 1 || err != nil {
-		t.Errorf("listed %v, %v", all, err)
+	got, err := tokens.Verify(ctx, secret)
+	if all, err := tokens.List(ctx); len(all) != 1 || all[0].LastUsed == nil || err != nil {
+		t.Errorf("it was used: %+v, %v", all, err)
+	}
+	if got.ID != made.ID || got.Name != "laptop" || err != nil {
+		t.Errorf("verified %+v, %v", got, err)
 	}
 	if text := b.stored(t, "tokens"); strings.Contains(text, secret) || strings.Contains(text, strings.TrimPrefix(secret, "pipeops_")) {
 		t.Error("the token lies in the table")
@@ -297,6 +300,9 @@ func TestTokensAreVerifiedAndRevokedWithoutBeingStored(t *testing.T) {
 		if _, err := tokens.Verify(ctx, wrong); !errors.Is(err, records.ErrBadToken) {
 			t.Errorf("%d characters: got %v, want ErrBadToken", len(wrong), err)
 		}
+	}
+	if all, err := tokens.Revoked(ctx); len(all) != 1 || all[0].ID != made.ID || all[0].RevokedAt == nil || err != nil {
+		t.Errorf("revoked: %+v, %v", all, err)
 	}
 	if _, err := tokens.Register(ctx, "laptop", secret); !errors.Is(err, records.ErrBadToken) {
 		t.Errorf("a revoked token was registered again: %v", err)

@@ -37,6 +37,7 @@ type Token struct {
 	Name      string     `json:"name"` // for people
 	CreatedAt time.Time  `json:"createdAt"`
 	LastUsed  *time.Time `json:"lastUsed"` // nil: never; written at most once a minute
+	RevokedAt *time.Time `json:"-"`        // nil: it is valid
 }
 
 // NewToken gives the text of a new token, not yet valid: Register makes it so.
@@ -64,21 +65,29 @@ func (t *Tokens) Register(ctx context.Context, name, secret string) (Token, erro
 	if err != nil {
 		return Token{}, err
 	}
-	return t.Verify(ctx, secret)
+	return t.find(ctx, secret)
 }
 
-// Verify gives the token of that text, or ErrBadToken.
-func (t *Tokens) Verify(ctx context.Context, secret string) (token Token, err error) {
+// Verify gives the token of that text, or ErrBadToken, and notes that it was used.
+func (t *Tokens) Verify(ctx context.Context, secret string) (Token, error) {
+	token, err := t.find(ctx, secret)
+	if err != nil {
+		return Token{}, err
+	}
+	return token, exec(ctx, t.pool, "note the use of token "+token.Name, `UPDATE pipeops.tokens SET last_used = clock_timestamp()
+		WHERE id = $1 AND coalesce(last_used, '-infinity') < clock_timestamp() - interval '1 minute'`, token.ID)
+}
+
+func (t *Tokens) find(ctx context.Context, secret string) (token Token, err error) {
 	err = t.pool.QueryRow(ctx, selectTokens+" WHERE hash = ANY ($1) AND revoked_at IS NULL", t.hashes(secret)).
-		Scan(&token.ID, &token.Name, &token.CreatedAt, &token.LastUsed)
+		Scan(&token.ID, &token.Name, &token.CreatedAt, &token.LastUsed, &token.RevokedAt)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return Token{}, ErrBadToken
 	}
 	if err != nil {
 		return Token{}, fmt.Errorf("verify a token: %w", err)
 	}
-	return token, exec(ctx, t.pool, "note the use of token "+token.Name, `UPDATE pipeops.tokens SET last_used = clock_timestamp()
-		WHERE id = $1 AND coalesce(last_used, '-infinity') < clock_timestamp() - interval '1 minute'`, token.ID)
+	return token, nil
 }
 
 // Revoke ends a token for ever. One that is unknown or revoked already is no error.
@@ -93,6 +102,12 @@ func (t *Tokens) List(ctx context.Context) ([]Token, error) {
 		selectTokens+" WHERE revoked_at IS NULL ORDER BY created_at, id")
 }
 
+// Revoked gives the tokens that were revoked, the oldest first.
+func (t *Tokens) Revoked(ctx context.Context) ([]Token, error) {
+	return list(ctx, t.pool, "list revoked tokens", pgx.RowToStructByPos[Token],
+		selectTokens+" WHERE revoked_at IS NOT NULL ORDER BY created_at, id")
+}
+
 // Names gives the names of all tokens by id, revoked ones too.
 func (t *Tokens) Names(ctx context.Context) (map[string]string, error) {
 	type named struct{ ID, Name string }
@@ -104,7 +119,7 @@ func (t *Tokens) Names(ctx context.Context) (map[string]string, error) {
 	return names, err
 }
 
-const selectTokens = "SELECT id::text, name, created_at, last_used FROM pipeops.tokens" //nolint:gosec // holds none
+const selectTokens = "SELECT id::text, name, created_at, last_used, revoked_at FROM pipeops.tokens" //nolint:gosec // holds none
 
 // hashes gives what may stand in the table for a token, under each key that there has been; the newest first.
 func (t *Tokens) hashes(secret string) (all [][]byte) {
