@@ -31,15 +31,27 @@ func (c *core) record(ctx context.Context, e domain.OperationEvent) error {
 
 // recordToken puts on record that a token was made; again does nothing.
 func (c *core) recordToken(ctx context.Context, made records.Token) error {
-	_, err := c.commands.Execute(ctx, domain.RecordAccess{Event: domain.TokenCreated{Token: made.ID, Name: made.Name}, At: made.CreatedAt},
-		commands.Meta{CommandID: domain.Derive("TokenCreated", made.ID), Actor: "operator", At: made.CreatedAt})
+	_, err := c.recordOnce(ctx, domain.TokenCreated{Token: made.ID, Name: made.Name}, made.ID, made.CreatedAt)
 	return err
+}
+
+// recordOnce puts on record what can happen to a token once, unless it is there.
+func (c *core) recordOnce(ctx context.Context, e domain.OperationEvent, token string, at time.Time) (known bool, err error) {
+	result, err := c.commands.Execute(ctx, domain.RecordAccess{Event: e, At: at},
+		commands.Meta{CommandID: domain.Derive(domain.TypeOf(e), token), Actor: "operator", At: at})
+	return result.Known, err
 }
 
 func tokenCreate() *cobra.Command {
 	return &cobra.Command{
 		Use: "create NAME", Short: "Make a token and print it once", Args: cobra.ExactArgs(1),
+		Long: `NAME is recorded for ever and goes to whoever integrates with PipeOps, so say what the token is for: no names of people, no
+addresses, no secrets.`,
+		Example: "  pipeops token create ci",
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if records.IsToken(args[0]) {
+				return usage("that is a token itself, or looks like one: give a name, which is recorded for ever (example: ci)")
+			}
 			return withCore(cmd.Context(), func(c *core) error {
 				secret, made, err := c.tokens.Create(cmd.Context(), args[0])
 				if err == nil {
@@ -92,26 +104,66 @@ func tokenRevoke() *cobra.Command {
 				return usage("that is a token itself, and it stands in your shell's history now: give its name or id, pipeops token list names them")
 			}
 			return withCore(cmd.Context(), func(c *core) error {
-				all, err := c.tokens.List(cmd.Context())
-				if err != nil {
-					return err
+				done, err := c.revoke(cmd.Context(), args[0])
+				for _, t := range done {
+					fmt.Fprintf(cmd.OutOrStdout(), "revoked %s (%s)\n", t.Name, t.ID)
 				}
-				found, err := theToken(all, args[0])
-				if err != nil {
-					return err
-				}
-				// On record first: cut short in between, it is asked for again, because the token is still listed.
-				if err := c.record(cmd.Context(), domain.TokenRevoked{Token: found.ID, Name: found.Name}); err != nil {
-					return err
-				}
-				if err := c.tokens.Revoke(cmd.Context(), found.ID); err != nil {
-					return err
-				}
-				fmt.Fprintf(cmd.OutOrStdout(), "revoked %s (%s)\n", found.Name, found.ID)
-				return nil
+				return err
 			})
 		},
 	}
+}
+
+// revoke ends a token, and then puts that on record. Cut short in between, the same again records it.
+func (c *core) revoke(ctx context.Context, nameOrID string) (done []records.Token, err error) {
+	all, err := c.tokens.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	found, err := theToken(all, nameOrID)
+	if err != nil {
+		if exitCode(err) != exitRefused { // one of several is meant
+			return nil, err
+		}
+		done, late := c.completeRecord(ctx, nameOrID)
+		if late != nil || len(done) > 0 {
+			err = late
+		}
+		return done, err
+	}
+	if err := c.tokens.Revoke(ctx, found.ID); err != nil {
+		return nil, err
+	}
+	if _, err := c.recordRevoked(ctx, found, now()); err != nil {
+		return nil, err
+	}
+	return []records.Token{found}, nil
+}
+
+func (c *core) recordRevoked(ctx context.Context, t records.Token, at time.Time) (known bool, err error) {
+	known, err = c.recordOnce(ctx, domain.TokenRevoked{Token: t.ID, Name: t.Name}, t.ID, at)
+	if err != nil {
+		err = fmt.Errorf("token %s is revoked, but not on record, pipeops token revoke %s records it: %w", t.Name, t.ID, err)
+	}
+	return known, err
+}
+
+// completeRecord records what is missing of the tokens of that name or id that are revoked already.
+func (c *core) completeRecord(ctx context.Context, nameOrID string) (done []records.Token, err error) {
+	all, err := c.tokens.Revoked(ctx)
+	for _, t := range all {
+		if t.ID != nameOrID && t.Name != nameOrID {
+			continue
+		}
+		known, err := c.recordRevoked(ctx, t, *t.RevokedAt)
+		if err != nil {
+			return done, err
+		}
+		if !known {
+			done = append(done, t)
+		}
+	}
+	return done, err
 }
 
 // theToken finds the one that is meant by an id or a name, which several can have.

@@ -24,14 +24,16 @@ func TestTokensAreListedAndRevoked(t *testing.T) {
 	}
 	var all []records.Token
 	o.must(json.Unmarshal([]byte(o.run("token", "list", "--json")), &all))
-	if len(all) != 4 || all[0].Name != "laptop" || all[0].LastUsed == nil || all[1].Name != "ci" {
+	if len(all) != 4 || all[0].Name != "laptop" || all[0].LastUsed == nil || all[1].Name != "ci" || all[1].LastUsed != nil {
 		t.Fatalf("got %+v", all)
 	}
 	o.fails(exitUsage, "2 tokens are called \"twin\"", "token", "revoke", "twin")
 	o.fails(exitRefused, "pipeops token list", "token", "revoke", "nobody")
-	out, _, err := o.try("token", "revoke", secret)
-	if err == nil || strings.Contains(out+err.Error(), secret) {
-		t.Errorf("a token is told: %s, %v", out, err)
+	for _, command := range []string{"revoke", "create"} {
+		out, code, err := o.try("token", command, secret)
+		if code != exitUsage || strings.Contains(out+err.Error(), secret) {
+			t.Errorf("%s: exit code %d, a token is told: %s, %v", command, code, out, err)
+		}
 	}
 	o.run("token", "revoke", all[2].ID)
 	o.run("token", "revoke", "twin")
@@ -54,6 +56,39 @@ func TestTokensAreListedAndRevoked(t *testing.T) {
 	if out := o.run("token", "list"); strings.Count(out, "\n") != 2 {
 		t.Errorf("got\n%s", out)
 	}
+}
+
+func TestARevocationThatIsCutShortIsRecordedByTheNextTry(t *testing.T) {
+	o := newOffice(t)
+	o.run("token", "create", "ci")
+	revoked := func() int { return strings.Count(o.run("audit", "log", "--type", "TokenRevoked"), "\n") }
+	o.exec(`CREATE FUNCTION public.no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no'; END $$;
+		CREATE TRIGGER no BEFORE UPDATE OF revoked_at ON pipeops.tokens FOR EACH ROW EXECUTE FUNCTION public.no()`)
+	o.fails(exitFailure, "no", "token", "revoke", "ci")
+	if n := revoked(); n != 0 {
+		t.Fatalf("it isn't revoked, and is on record %d times", n)
+	}
+	o.exec(`DROP TRIGGER no ON pipeops.tokens`)
+	o.refuseToRecord("TokenRevoked")
+	for range 2 {
+		o.fails(exitFailure, "is revoked, but not on record", "token", "revoke", "ci")
+	}
+	o.exec(`DROP TRIGGER no ON pipeops.events`)
+	if out := o.run("token", "revoke", "ci"); !strings.HasPrefix(out, "revoked ci (") || revoked() != 1 {
+		t.Errorf("got %s, it is on record %d times", out, revoked())
+	}
+	o.fails(exitRefused, "no valid token", "token", "revoke", "ci")
+	if n := revoked(); n != 1 {
+		t.Errorf("it is on record %d times", n)
+	}
+}
+
+// refuseToRecord lets the log take no event of a type, until its trigger "no" is dropped.
+func (o *office) refuseToRecord(event string) {
+	o.t.Helper()
+	o.exec(`CREATE OR REPLACE FUNCTION public.no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no'; END $$;
+		CREATE TRIGGER no BEFORE INSERT ON pipeops.events FOR EACH ROW WHEN (NEW.type = '` + event + `') EXECUTE FUNCTION public.no();
+		ALTER TABLE pipeops.events ENABLE ALWAYS TRIGGER no`)
 }
 
 func TestTheTokenOfUpIsOnRecordOnce(t *testing.T) {
