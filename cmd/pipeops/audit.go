@@ -196,23 +196,35 @@ func auditKey() *cobra.Command {
 			return err
 		},
 	}
-	cmd.AddCommand(&cobra.Command{
+	cmd.AddCommand(auditKeyRotate())
+	return cmd
+}
+
+func auditKeyRotate() *cobra.Command {
+	var yes bool
+	cmd := &cobra.Command{
 		Use: "rotate", Short: "Make a new key for checkpoints (needs DATABASE_URL and the home of the control plane)", Args: cobra.NoArgs,
 		Long: `All processes sign with it from the next checkpoint on. What earlier keys have signed stays good, so key.pub keeps them: give
-the new key.pub to everybody who keeps one. Exports made before verify as they did.`,
+the new key.pub to everybody who keeps one, since with the old one nothing verifies that is signed from now on. Exports made
+before verify as they did.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !yes {
+				return usage("what is signed from then on verifies for nobody who keeps only today's key.pub: add --yes once you know who gets the new one")
+			}
 			return withCore(cmd.Context(), func(c *core) error {
 				id, err := c.keys.Rotate(cmd.Context(), seal.TreeHeads)
-				if err == nil {
-					err = c.record(cmd.Context(), domain.CheckpointKeyCreated{Key: id})
+				if err != nil {
+					return err
 				}
-				if err == nil {
-					fmt.Fprintf(cmd.OutOrStdout(), "key %s signs from now on; pipeops audit key prints all of them\n", id)
+				if err := c.record(cmd.Context(), domain.CheckpointKeyCreated{Key: id}); err != nil {
+					return fmt.Errorf("key %s was made and signs from now on, but is not on record: %w", id, err)
 				}
-				return err
+				fmt.Fprintf(cmd.OutOrStdout(), "key %s signs from now on; pipeops audit key prints all of them\n", id)
+				return nil
 			})
 		},
-	})
+	}
+	cmd.Flags().BoolVar(&yes, "yes", false, "do it")
 	return cmd
 }
 

@@ -315,7 +315,8 @@ func (o *office) file(name, text string) string {
 func (o *office) rotate(before string) {
 	o.t.Helper()
 	old := o.file("old.pub", o.run("audit", "key"))
-	if out := o.run("audit", "key", "rotate"); !strings.Contains(out, "tree-heads/2") {
+	o.fails(exitUsage, "--yes", "audit", "key", "rotate")
+	if out := o.run("audit", "key", "rotate", "--yes"); !strings.Contains(out, "tree-heads/2") {
 		o.t.Errorf("got %s", out)
 	}
 	o.project("newer")
@@ -330,6 +331,9 @@ func (o *office) rotate(before string) {
 	o.run("audit", "verify", before, "--key", both)
 	o.run("audit", "verify", before, "--key", old)
 	o.fails(exitVerdict, "signature is not good", "audit", "verify", after, "--key", old)
+	o.refuseToRecord("CheckpointKeyCreated")
+	o.fails(exitFailure, "key tree-heads/3 was made and signs from now on, but is not on record: ", "audit", "key", "rotate", "--yes")
+	o.exec(`DROP TRIGGER no ON pipeops.events; DROP FUNCTION public.no`)
 }
 
 // erase forgets Ada: nothing tells her name any more, and what was proven stays so.
