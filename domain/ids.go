@@ -99,6 +99,9 @@ func (s Stream) Kind() string {
 	return kind
 }
 
+// Stateless says that no decision depends on what stands in the stream.
+func (s Stream) Stateless() bool { return s.Kind() == "operation" }
+
 // ProjectStream holds a project's settings, services and environments.
 func ProjectStream(id ProjectID) Stream { return Stream("project/" + string(id)) }
 

@@ -221,6 +221,9 @@ func (h *Handler) fold(ctx context.Context, state domain.State, stream domain.St
 
 func foldEvent(state domain.State, r domain.Recorded) error {
 	e, err := r.Decode()
+	if unknown, ok := errors.AsType[*domain.UnknownTypeError](err); ok && unknown.SchemaVersion == 0 && r.Stream.Stateless() {
+		return nil // a newer version, at work beside this one, has recorded it
+	}
 	if err == nil {
 		err = state.Fold(r.Stream, e, r.AttemptSeq)
 	}
