@@ -119,7 +119,7 @@ var samples = map[string]any{
 		Name: "builds", Version: 2, Cursor: Cursor{1, 48_210}, Rows: 9_114, Checksum: "42447cf322c864d6253b4b85de1c8a2d",
 		InUse: "1cabd591f2cad5501d2866d53f6fd7b0", Different: 3, Replaced: true,
 	}},
-	"ended": "cut: whoever wanted it left, or the server stopped: replay projection timeline: context canceled",
+	"ended": "cut at projection timeline: whoever wanted it left, or the server stopped",
 }
 
 // samplesOf types stand where no field's name says more.

@@ -48,7 +48,7 @@ type ReplayRun struct {
 	Differences []ReplayDifference `json:"differences,omitempty"` // the first 20 of them
 
 	Projections []ReplayedProjection `json:"projections,omitempty"` // read models that it got through with, in order
-	Ended       string               `json:"ended,omitempty"`       // why it ended before it was through, at most 500 bytes
+	Ended       string               `json:"ended,omitempty"`       // where it was cut or failed, with the number of the error in the log of the server; at most 500 bytes
 }
 
 // ReplayCount is how many there were of something.

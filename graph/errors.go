@@ -14,6 +14,7 @@ import (
 
 	"github.com/pipeops/pipeops/domain"
 	"github.com/pipeops/pipeops/graph/model"
+	"github.com/pipeops/pipeops/handlers/replay"
 	"github.com/pipeops/pipeops/projections"
 )
 
@@ -109,7 +110,9 @@ func (p presenter) show(ctx context.Context, err error) *gqlerror.Error {
 		known = &coded{"BAD_INPUT", "", err.Error(), ""}
 	default:
 		number := p.newID("err")
-		if context.Cause(ctx) == nil { // a caller that has left caused it itself
+		if ended, ok := errors.AsType[*replay.EndedError](err); ok && ended.Number != "" {
+			number = ended.Number // under which it is in the log
+		} else if context.Cause(ctx) == nil { // a caller that has left caused it itself
 			p.log.ErrorContext(ctx, "request failed", "error_id", number, "err", err)
 		}
 		known = &coded{"INTERNAL", "", "internal error " + number, "look for this number in the log of pipeops serve"}

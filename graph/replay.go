@@ -64,7 +64,7 @@ func (r *Resolver) decideStopped(ctx context.Context, mutation string, in model.
 		})
 	}
 	if err != nil {
-		return nil, replayError(err)
+		return nil, r.replayError(ctx, err)
 	}
 	all, err := r.projections(ctx)
 	for _, p := range all {
@@ -75,8 +75,14 @@ func (r *Resolver) decideStopped(ctx context.Context, mutation string, in model.
 	return &model.ProjectionPayload{Cursor: cursor}, err
 }
 
-// replayError says to the caller what it can do something about.
-func replayError(err error) error {
+// replayError says to the caller what it can do something about. Why a replay ended is in the log, under the number that
+// is on record.
+func (r *Resolver) replayError(ctx context.Context, err error) error {
+	if ended, ok := errors.AsType[*replay.EndedError](err); ok && ended.Number != "" {
+		r.config.Log.ErrorContext(ctx, "replay failed", "error_id", ended.Number, "err", err)
+	} else if ok {
+		r.config.Log.WarnContext(ctx, "replay was cut", "err", err)
+	}
 	var unknown *projections.UnknownError
 	var running *projections.RunningError
 	var busy *projections.BusyError
@@ -97,11 +103,11 @@ func replayError(err error) error {
 func (r *Resolver) replayDelivery(ctx context.Context, id string) (*replay.Result, error) {
 	push, err := r.delivered(ctx, id)
 	if err != nil {
-		return nil, replayError(err)
+		return nil, r.replayError(ctx, err)
 	}
 	result, err := r.config.Replays.Delivery(ctx, replay.Run{Actor: Actor(ctx)}, push)
 	if err != nil {
-		return nil, replayError(err)
+		return nil, r.replayError(ctx, err)
 	}
 	return &result, nil
 }
@@ -189,7 +195,7 @@ func (r *Resolver) steps(ctx context.Context, run func(replay.Run) (replay.Resul
 			}
 			now <- &model.ReplayStep{Subject: s.Subject, Position: s.Position, Goal: s.Goal}
 		}})
-		ended <- end{result, err}
+		ended <- end{result, r.replayError(ctx, err)}
 	}()
 	go func() {
 		defer close(out)
@@ -202,7 +208,7 @@ func (r *Resolver) steps(ctx context.Context, run func(replay.Run) (replay.Resul
 			case step = <-now:
 			}
 			if last != nil && last.err != nil {
-				r.fail(ctx, replayError(last.err))
+				r.fail(ctx, last.err)
 				return
 			}
 			if last != nil {

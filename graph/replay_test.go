@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -218,4 +219,48 @@ func TestADeliveryIsReplayedByThePushsIDAndByTheHosts(t *testing.T) {
 	if !strings.Contains(p.Message, string(push)) {
 		t.Errorf("got %+v, want both pushes named", p)
 	}
+}
+
+func TestAReplayThatFailsTellsTheSameNumberOnRecordInTheLogAndToWhoWantedIt(t *testing.T) {
+	t.Parallel()
+	var log lockedBuffer
+	w := newWorld(t, func(c *graph.Config) { c.Log = slog.New(slog.NewTextHandler(&log, nil)) })
+	ask[any](w, `query($c: Cursor) { pushes(project: "`+string(w.project("hello"))+`", atLeast: $c) { id } }`, map[string]any{"c": w.head().String()})
+	_, err := w.owner.Exec(t.Context(), "ALTER TABLE projections.timeline_v1 RENAME TO gone")
+	must(t, err)
+	s := w.connect()
+	s.subscribe("r", `subscription { replayProjections(names: ["timeline"], verify: true) { subject } }`, nil)
+	f, err := s.next()
+	for err == nil && !strings.Contains(string(f.Payload), "internal error") && f.Type == "next" {
+		f, err = s.next()
+	}
+	must(t, err)
+	ended := last[domain.ReplayRun](w, "").Ended
+	number, ok := strings.CutPrefix(ended, "failed at projection timeline: internal error ")
+	if !ok || !strings.HasPrefix(number, "err_") || strings.Contains(number, " ") {
+		t.Fatalf("on record is %q", ended)
+	}
+	if !strings.Contains(string(f.Payload), number) || strings.Contains(string(f.Payload), "timeline_v1") {
+		t.Errorf("told was %s, on record is %q", f.Payload, ended)
+	}
+	if text := log.String(); strings.Count(text, number) != 1 || !strings.Contains(text, "timeline_v1") {
+		t.Errorf("%s is not once in the log, with what led to it:\n%s", number, text)
+	}
+}
+
+type lockedBuffer struct {
+	mu     sync.Mutex
+	buffer bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buffer.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buffer.String()
 }

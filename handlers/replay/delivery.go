@@ -27,7 +27,7 @@ func (r *Replays) Delivery(ctx context.Context, run Run, push domain.PushID) (Re
 	if _, unknown := errors.AsType[*UnknownDeliveryError](err); unknown {
 		return Result{}, err // there was nothing to run
 	}
-	return r.end(ctx, run, result, err)
+	return r.end(ctx, run, result, "delivery", err)
 }
 
 // delivery adds to a result what it finds.

@@ -17,7 +17,7 @@ func (r *Replays) Policy(ctx context.Context, run Run, after domain.Cursor, proj
 	defer r.underWay.RUnlock()
 	result := Result{Kind: "policy", Subject: string(project), From: after, To: after, Counts: []domain.ReplayCount{}}
 	err := r.policy(ctx, run, project, &result)
-	return r.end(ctx, run, result, err)
+	return r.end(ctx, run, result, "policy after "+result.To.String(), err)
 }
 
 // policy adds to a result what it finds, and up to where.

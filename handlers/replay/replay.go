@@ -152,28 +152,45 @@ const recordWithin = 20 * time.Second
 
 var errNotRecorded = errors.New("the log took too long to record the replay")
 
-// end records what a replay has found, and, where it failed, what until then and why: also when whoever wanted it has
-// left.
-func (r *Replays) end(ctx context.Context, run Run, result Result, failed error) (Result, error) {
+// EndedError says that a replay wasn't through. What led to it may name hosts and tables, so it is for the log of the
+// server: on record are only the step and the number.
+type EndedError struct {
+	Step   string // "projection builds", "policy after 1.42" or "delivery"
+	Number string // for the log and whoever wanted the replay, "err_…"; empty: it was cut
+
+	err error
+}
+
+func (e *EndedError) Error() string { return "replay ended at " + e.Step + ": " + e.err.Error() }
+func (e *EndedError) Unwrap() error { return e.err }
+
+// recorded is what the record tells of it.
+func (e *EndedError) recorded() string {
+	if e.Number == "" {
+		return "cut at " + e.Step + ": whoever wanted it left, or the server stopped"
+	}
+	return "failed at " + e.Step + ": internal error " + e.Number
+}
+
+// end records what a replay has found, and, where it failed at a step, what until then: also when whoever wanted it has
+// left. Errors: *EndedError.
+func (r *Replays) end(ctx context.Context, run Run, result Result, step string, failed error) (Result, error) {
+	why := ""
+	if failed != nil {
+		ended := &EndedError{Step: step, err: failed}
+		if context.Cause(ctx) == nil {
+			ended.Number = r.cfg.NewID("err")
+		}
+		why, failed = ended.recorded(), ended
+	}
 	grace, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), recordWithin, errNotRecorded)
 	defer cancel()
-	cursor, err := r.record(grace, run, result, ended(ctx, failed))
+	cursor, err := r.record(grace, run, result, why)
 	if err := errors.Join(failed, err); err != nil {
 		return Result{}, err
 	}
 	result.Cursor = cursor
 	return result, nil
-}
-
-// ended says why a replay wasn't through; empty: it was.
-func ended(ctx context.Context, failed error) string {
-	switch {
-	case failed == nil:
-		return ""
-	case context.Cause(ctx) != nil:
-		return "cut: whoever wanted it left, or the server stopped: " + failed.Error()
-	}
-	return failed.Error()
 }
 
 // record appends what a replay has found: the only thing that it leaves.
@@ -195,7 +212,7 @@ func (r *Replays) record(ctx context.Context, run Run, result Result, ended stri
 }
 
 // Projections replays read models, all when none is named, each beside the one in use, and compares them; unless verify
-// is wanted, the replay then takes its place. Errors: *projections.UnknownError, *projections.BusyError.
+// is wanted, the replay then takes its place. Errors: *projections.UnknownError, *projections.BusyError, *EndedError.
 func (r *Replays) Projections(ctx context.Context, run Run, names []string, verify bool) (Result, error) {
 	r.underWay.RLock()
 	defer r.underWay.RUnlock()
@@ -222,10 +239,10 @@ func (r *Replays) Projections(ctx context.Context, run Run, names []string, veri
 			return Result{}, err // it hasn't begun
 		}
 		if err != nil {
-			return r.end(ctx, run, result, err)
+			return r.end(ctx, run, result, "projection "+name, err)
 		}
 	}
-	return r.end(ctx, run, result, nil)
+	return r.end(ctx, run, result, "", nil)
 }
 
 // made adds a read model that was made again.

@@ -405,23 +405,31 @@ func TestAReplayThatIsCutOrFailsIsOnRecordWithWhatItHasDone(t *testing.T) {
 			leave(errors.New("gone"))
 		}
 	}}, names, false)
-	onlyBuilds("cut", check("cut", err, 1, "cut: "))
+	onlyBuilds("cut", check("cut", err, 1, "cut at projection timeline: whoever wanted it left, or the server stopped"))
 
 	ctx, leave = context.WithCancelCause(t.Context())
 	_, err = w.replays.Policy(ctx, replay.Run{Actor: "act_test", Step: func(replay.Step) { leave(errors.New("gone")) }}, domain.Cursor{}, "")
-	if r := check("policy", err, 1, "cut: "); r.Kind != "policy" || len(r.Counts) == 0 || r.Counts[0].Count != 1 || r.To.Position == 0 {
+	if r := check("policy", err, 1, "cut at policy after 1."); r.Kind != "policy" || len(r.Counts) == 0 || r.Counts[0].Count != 1 || r.To.Position == 0 {
 		t.Errorf("on record is %+v, want the one decision that it got through with", r)
 	}
 
 	must(t, w.exec(`ALTER TABLE projections.timeline_v1 RENAME TO gone`))
 	_, err = w.replays.Projections(t.Context(), replay.Run{Actor: "act_test"}, names, false)
-	onlyBuilds("failed", check("failed", err, 2, "replay projection timeline: "))
+	var ended *replay.EndedError
+	if !errors.As(err, &ended) || ended.Number == "" || !strings.Contains(err.Error(), "timeline_v1") {
+		t.Fatalf("got %v, want an *EndedError with a number and what led to it", err)
+	}
+	r := check("failed", err, 2, "failed at projection timeline: internal error "+ended.Number)
+	onlyBuilds("failed", r)
+	if strings.Contains(r.Ended, "timeline_v1") {
+		t.Errorf("what led to it is on record: %s", r.Ended)
+	}
 	must(t, w.exec(`ALTER TABLE projections.gone RENAME TO timeline_v1`))
 
 	ctx, leave = context.WithCancelCause(t.Context())
 	leave(errors.New("gone"))
 	_, err = w.replays.Delivery(ctx, replay.Run{Actor: "act_test"}, first)
-	if r := check("delivery", err, 2, "cut: "); r.Kind != "delivery" || r.Subject != string(first) {
+	if r := check("delivery", err, 2, "cut at delivery: "); r.Kind != "delivery" || r.Subject != string(first) {
 		t.Errorf("on record is %+v", r)
 	}
 
