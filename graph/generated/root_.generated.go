@@ -3511,7 +3511,7 @@ for byte, but for personal fields that were erased since.
 
 Errors carry ` + "`" + `extensions { code field fix }` + "`" + `. Codes: UNAUTHENTICATED, NOT_FOUND, BAD_INPUT, CURSOR_BAD, CURSOR_FORKED,
 CURSOR_AHEAD, MOMENT_BAD, MOMENT_AHEAD, MOMENT_BEFORE_LOG, READ_MODEL_BEHIND, INTERNAL, those of GraphQL itself, and
-those of refusals (NAME_TAKEN, ` + "`" + `UARANTINED, …). That of CURSOR_FORKED also has ` + "`" + `position` + "`" + `, as text: the first one that may
+those of refusals (NAME_TAKEN, QUARANTINED, …). That of CURSOR_FORKED also has ` + "`" + `position` + "`" + `, as text: the first one that may
 differ from what the cursor has seen.
 """
 type Query {
