@@ -125,24 +125,31 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
+// statusModels are the read models that Status is answered from.
+var statusModels = []string{projections.OfProjects, projections.OfEnvironments, projections.OfDeployments}
+
 func (r *Resolver) watchProjects(ctx context.Context) (<-chan []projections.Project, error) {
 	q := r.config.Queries
 	return watch(ctx, r, func(ctx context.Context) (w watched[[]projections.Project], err error) {
-		found, err := q.Projects(ctx, projections.Names{}, projections.At{})
+		at, err := q.Pin(ctx, projections.At{}, statusModels...)
+		if err != nil {
+			return w, err
+		}
+		found, err := q.Projects(ctx, projections.Names{}, at)
 		if err != nil {
 			return w, err
 		}
 		w.value = visible(ctx, r, found, ofProject)
-		status, err := q.StatusOf(ctx, w.value, projections.At{})
+		status, err := q.StatusOf(ctx, w.value, at)
 		pushes := make([]*projections.Push, len(w.value))
 		for i, p := range w.value {
 			var e error
-			pushes[i], e = q.LastPush(ctx, p.ID, projections.At{})
+			pushes[i], e = q.LastPush(ctx, p.ID, projections.At{}) // of another read model, which may stand still
 			err = errors.Join(err, e)
 		}
 		w.nested = []any{status, pushes}
 		return w, err
-	}, projections.OfProjects, projections.OfEnvironments, projections.OfDeployments, projections.OfTimeline)
+	}, append(statusModels, projections.OfTimeline)...)
 }
 
 func (r *Resolver) watchStatus(ctx context.Context, project string) (<-chan []projections.ServiceStatus, error) {
@@ -151,9 +158,13 @@ func (r *Resolver) watchStatus(ctx context.Context, project string) (<-chan []pr
 		return nil, err
 	}
 	return watch(ctx, r, func(ctx context.Context) (w watched[[]projections.ServiceStatus], err error) {
-		w.value, err = r.config.Queries.Status(ctx, string(id), projections.At{})
+		at, err := r.config.Queries.Pin(ctx, projections.At{}, statusModels...)
+		if err != nil {
+			return w, err
+		}
+		w.value, err = r.config.Queries.Status(ctx, string(id), at)
 		return w, err
-	}, projections.OfProjects, projections.OfEnvironments, projections.OfDeployments)
+	}, statusModels...)
 }
 
 func (r *Resolver) watchTimeline(ctx context.Context, project string, push domain.PushID) (<-chan *projections.Timeline, error) {
