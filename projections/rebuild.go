@@ -119,9 +119,11 @@ func (p *Projector) beside(ctx context.Context, current place, progress func(Rep
 	return out, err
 }
 
+var errSlowCleanup = errors.New("the database took too long to end the replay")
+
 // afterwards is for what must be done also when whoever waited has left.
 func afterwards(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeoutCause(context.WithoutCancel(ctx), 10*time.Second, errSlowScrape)
+	return context.WithTimeoutCause(context.WithoutCancel(ctx), 10*time.Second, errSlowCleanup)
 }
 
 func (p *Projector) forget(ctx context.Context, shadow place) error {
