@@ -116,7 +116,7 @@ func (c *client) auditLog(ctx context.Context, w io.Writer, query url.Values, as
 
 // names gives what people call projects and tokens, by id.
 func (c *client) names(ctx context.Context) (map[string]string, error) {
-	projects, _, err := c.projects(ctx, "")
+	projects, _, err := c.projects(ctx, "", "{ id name }")
 	if err != nil {
 		return nil, err
 	}

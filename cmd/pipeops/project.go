@@ -303,7 +303,7 @@ func projectList() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			all, at, err := c.projects(cmd.Context(), then)
+			all, at, err := c.projects(cmd.Context(), then, projectFields)
 			if err != nil {
 				return err
 			}
@@ -333,12 +333,12 @@ func projectList() *cobra.Command {
 
 const pageOfProjects = 100
 
-// projects gives all of them, page after page, as of one moment.
-func (c *client) projects(ctx context.Context, then asOf) (all []json.RawMessage, at string, err error) {
+// projects gives these fields, name among them, of all of them, page after page, as of one moment.
+func (c *client) projects(ctx context.Context, then asOf, fields string) (all []json.RawMessage, at string, err error) {
 	all = []json.RawMessage{}
 	for after := ""; ; {
 		var out struct{ Projects []json.RawMessage }
-		moments, err := c.ask(ctx, `query($first: Int!, $after: String, $asOf: Moment) { projects(first: $first, after: $after, asOf: $asOf) `+projectFields+` }`,
+		moments, err := c.ask(ctx, `query($first: Int!, $after: String, $asOf: Moment) { projects(first: $first, after: $after, asOf: $asOf) `+fields+` }`,
 			then.in(map[string]any{"first": pageOfProjects, "after": after}), &out)
 		if err != nil {
 			return nil, "", err
