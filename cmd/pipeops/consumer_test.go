@@ -53,7 +53,13 @@ func newOutsiders(t *testing.T, queues ...string) (all []*outsider) {
 // start runs it where it has stopped; it asks the log that often whether something was lost at the end.
 func (o *outsider) start(s *system, url, ask string) {
 	o.t.Helper()
-	out, err := os.OpenFile(o.said, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	o.startInto(o.said, s, url, ask)
+}
+
+// startInto is start with another file for what it prints.
+func (o *outsider) startInto(file string, s *system, url, ask string) {
+	o.t.Helper()
+	out, err := os.OpenFile(file, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
 		o.t.Fatal(err)
 	}
@@ -63,6 +69,18 @@ func (o *outsider) start(s *system, url, ask string) {
 	o.cmd.Stdout, o.cmd.Stderr = out, os.Stderr
 	if err := o.cmd.Start(); err != nil {
 		o.t.Fatal(err)
+	}
+}
+
+// stopsOnAFullDisk wants it to stop at the first event, and to take none for printed.
+func (o *outsider) stopsOnAFullDisk(s *system, url string) {
+	o.t.Helper()
+	o.startInto("/dev/full", s, url, "100ms")
+	late := time.AfterFunc(20*time.Second, func() { _ = o.cmd.Process.Kill() })
+	defer late.Stop()
+	err := o.cmd.Wait()
+	if place, _ := os.ReadFile(o.said + ".place"); o.cmd.ProcessState.ExitCode() != 1 || len(place) > 0 {
+		o.t.Errorf("consumer %s on a full disk: %v, its place is %q", o.queue, err, place)
 	}
 }
 
@@ -182,6 +200,7 @@ func TestAnOutsideConsumerKeepsNothingThatAForkHasLost(t *testing.T) {
 	outsiders := newOutsiders(t, "away", "stopped", "running")
 	away, stopped, running := outsiders[0], outsiders[1], outsiders[2]
 	kept := grow(origin, "kept-1", "kept-2")
+	running.stopsOnAFullDisk(origin.system, front.URL)
 	for _, o := range outsiders {
 		o.start(origin.system, front.URL, "1h")
 		o.sees(kept)
@@ -257,21 +276,29 @@ func (s *system) amqp() (url string) {
 	return url
 }
 
-// lose takes messages from a queue after the first one, and forgets them.
-func lose(t *testing.T, url, queue string, messages int) {
+// channel gives one of a connection of its own: once that is closed, the broker has heard all.
+func channel(t *testing.T, url string) (*amqp.Connection, *amqp.Channel) {
 	t.Helper()
 	conn, err := amqp.Dial(url)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close()
 	ch, err := conn.Channel()
 	if err != nil {
-		t.Fatal(err)
+		t.Fatal(errors.Join(err, conn.Close()))
 	}
+	return conn, ch
+}
+
+// lose takes messages from a queue after the first one, and forgets them.
+func lose(t *testing.T, url, queue string, messages int) {
+	t.Helper()
+	conn, ch := channel(t, url)
+	defer conn.Close()
 	taken := func() (d amqp.Delivery) {
 		eventually(t, 30*time.Second, "a message waits", func() error {
 			var found bool
+			var err error
 			if d, found, err = ch.Get(queue, false); err != nil || !found {
 				return errors.Join(err, errors.New("the queue is empty"))
 			}
@@ -293,15 +320,8 @@ func lose(t *testing.T, url, queue string, messages int) {
 // waits waits until so many messages stand in a queue that nobody takes from.
 func waits(t *testing.T, url, queue string, messages int64) {
 	t.Helper()
-	conn, err := amqp.Dial(url)
-	if err != nil {
-		t.Fatal(err)
-	}
+	conn, ch := channel(t, url)
 	defer conn.Close()
-	ch, err := conn.Channel()
-	if err != nil {
-		t.Fatal(err)
-	}
 	eventually(t, 30*time.Second, "the messages wait", func() error {
 		q, err := ch.QueueDeclarePassive(queue, true, false, false, false, amqp.Table{"x-queue-type": "quorum"})
 		if err == nil && int64(q.Messages) != messages {

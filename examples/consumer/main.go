@@ -189,7 +189,9 @@ func (c *consumer) print(what any, place cursor) error {
 	if err != nil {
 		return err
 	}
-	fmt.Println(string(line))
+	if _, err := fmt.Println(string(line)); err != nil {
+		return err // nobody got it, so the place stays where it is
+	}
 	return c.keep(place)
 }
 
