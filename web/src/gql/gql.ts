@@ -19,6 +19,7 @@ type Documents = {
     "\n  subscription Events($after: Cursor) {\n    events(after: $after) {\n      cursor\n      events {\n        position\n      }\n    }\n  }\n": typeof types.EventsDocument,
     "\n  fragment BuildStage on Build {\n    id\n    phase\n    dockerfile\n    startedAt\n    finishedAt\n    diagnosis {\n      ...DiagnosisFields\n    }\n  }\n": typeof types.BuildStageFragmentDoc,
     "\n  query Projects($atLeast: Cursor, $first: Int!) {\n    projects(first: $first, atLeast: $atLeast) {\n      id\n      name\n      lastPush {\n        position\n      }\n      ...ProjectItem\n    }\n  }\n": typeof types.ProjectsDocument,
+    "\n  query NamedProject($name: String!, $atLeast: Cursor) {\n    project(name: $name, atLeast: $atLeast) {\n      id\n      name\n    }\n  }\n": typeof types.NamedProjectDocument,
     "\n  fragment DeploymentStage on Deployment {\n    serviceName\n    environmentName\n    phase\n    progress {\n      wanted\n      available\n    }\n    startedAt\n    finishedAt\n    diagnosis {\n      ...DiagnosisFields\n    }\n    rollbackDiagnosis {\n      ...DiagnosisFields\n    }\n  }\n": typeof types.DeploymentStageFragmentDoc,
     "\n  fragment Entry on TimelineEntry {\n    id\n    type\n    severity\n    text\n    at\n  }\n": typeof types.EntryFragmentDoc,
     "\n  fragment FirstPush on Project {\n    name\n    repository\n    branch\n    gitRemote\n    webhookUrl\n  }\n": typeof types.FirstPushFragmentDoc,
@@ -37,6 +38,7 @@ const documents: Documents = {
     "\n  subscription Events($after: Cursor) {\n    events(after: $after) {\n      cursor\n      events {\n        position\n      }\n    }\n  }\n": types.EventsDocument,
     "\n  fragment BuildStage on Build {\n    id\n    phase\n    dockerfile\n    startedAt\n    finishedAt\n    diagnosis {\n      ...DiagnosisFields\n    }\n  }\n": types.BuildStageFragmentDoc,
     "\n  query Projects($atLeast: Cursor, $first: Int!) {\n    projects(first: $first, atLeast: $atLeast) {\n      id\n      name\n      lastPush {\n        position\n      }\n      ...ProjectItem\n    }\n  }\n": types.ProjectsDocument,
+    "\n  query NamedProject($name: String!, $atLeast: Cursor) {\n    project(name: $name, atLeast: $atLeast) {\n      id\n      name\n    }\n  }\n": types.NamedProjectDocument,
     "\n  fragment DeploymentStage on Deployment {\n    serviceName\n    environmentName\n    phase\n    progress {\n      wanted\n      available\n    }\n    startedAt\n    finishedAt\n    diagnosis {\n      ...DiagnosisFields\n    }\n    rollbackDiagnosis {\n      ...DiagnosisFields\n    }\n  }\n": types.DeploymentStageFragmentDoc,
     "\n  fragment Entry on TimelineEntry {\n    id\n    type\n    severity\n    text\n    at\n  }\n": types.EntryFragmentDoc,
     "\n  fragment FirstPush on Project {\n    name\n    repository\n    branch\n    gitRemote\n    webhookUrl\n  }\n": types.FirstPushFragmentDoc,
@@ -84,6 +86,10 @@ export function graphql(source: "\n  fragment BuildStage on Build {\n    id\n   
  * The graphql function is used to parse GraphQL queries into a document that can be used by GraphQL clients.
  */
 export function graphql(source: "\n  query Projects($atLeast: Cursor, $first: Int!) {\n    projects(first: $first, atLeast: $atLeast) {\n      id\n      name\n      lastPush {\n        position\n      }\n      ...ProjectItem\n    }\n  }\n"): (typeof documents)["\n  query Projects($atLeast: Cursor, $first: Int!) {\n    projects(first: $first, atLeast: $atLeast) {\n      id\n      name\n      lastPush {\n        position\n      }\n      ...ProjectItem\n    }\n  }\n"];
+/**
+ * The graphql function is used to parse GraphQL queries into a document that can be used by GraphQL clients.
+ */
+export function graphql(source: "\n  query NamedProject($name: String!, $atLeast: Cursor) {\n    project(name: $name, atLeast: $atLeast) {\n      id\n      name\n    }\n  }\n"): (typeof documents)["\n  query NamedProject($name: String!, $atLeast: Cursor) {\n    project(name: $name, atLeast: $atLeast) {\n      id\n      name\n    }\n  }\n"];
 /**
  * The graphql function is used to parse GraphQL queries into a document that can be used by GraphQL clients.
  */

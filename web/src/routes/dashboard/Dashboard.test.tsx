@@ -223,8 +223,15 @@ describe("live", () => {
   });
 
   test("says when the URL names a project that is not there", async () => {
-    show(serverWith(), "/?project=nope");
+    show(serverWith({ NamedProject: { project: null } }), "/?project=nope");
     expect(await screen.findByRole("heading", { name: "There is no project nope" })).toBeDefined();
+    expect(server.variablesOf("NamedProject").at(-1)).toEqual({ name: "nope", atLeast: "1.60" });
+  });
+
+  test("shows a project that the URL names though the list is too short for it", async () => {
+    show(serverWith({ NamedProject: { project: { id: "prj_zeta", name: "zeta" } } }), "/?project=zeta");
+    await timeline();
+    expect(server.variablesOf("LastPush").at(-1)?.project).toBe("prj_zeta");
   });
 });
 

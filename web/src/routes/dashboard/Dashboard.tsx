@@ -1,3 +1,4 @@
+import { useCallback } from "react";
 import { graphql } from "../../gql";
 import type { ProjectsQuery } from "../../gql/graphql";
 import { isAfter } from "../../log/cursor";
@@ -24,6 +25,15 @@ const ProjectsDocument = graphql(`
         position
       }
       ...ProjectItem
+    }
+  }
+`);
+
+const NamedProjectDocument = graphql(`
+  query NamedProject($name: String!, $atLeast: Cursor) {
+    project(name: $name, atLeast: $atLeast) {
+      id
+      name
     }
   }
 `);
@@ -63,10 +73,9 @@ function Projects({ project, log: openLog, why }: DashboardSearch) {
     <div className={styles.page}>
       <ProjectList projects={data.projects} selected={selected?.id} cut={data.projects.length === longestList} />
       <main id="content" className={styles.content}>
-        {!selected && <NoSuchProject name={project ?? ""} />}
-        {selected && (why
-          ? <Why key={why} project={selected.name} place={why} />
-          : <LastPush key={selected.id} project={selected.id} openLog={openLog} />)}
+        {selected
+          ? <Selected project={selected} openLog={openLog} why={why} />
+          : <Unlisted key={project} name={project ?? ""} openLog={openLog} why={why} />}
       </main>
     </div>
   );
@@ -77,6 +86,25 @@ function lastPushedTo({ projects }: ProjectsQuery) {
     (last, p) => (last === undefined || isAfter(p.lastPush?.position, last.lastPush?.position) ? p : last),
     undefined,
   );
+}
+
+interface Shown {
+  openLog: string | undefined;
+  why: string | undefined;
+}
+
+function Selected({ project, openLog, why }: Shown & { project: { id: string; name: string } }) {
+  return why
+    ? <Why key={why} project={project.name} place={why} />
+    : <LastPush key={project.id} project={project.id} openLog={openLog} />;
+}
+
+/** A project that isn't in the list, which may be cut. */
+function Unlisted({ name, ...shown }: Shown & { name: string }) {
+  const variables = useCallback((atLeast: string) => ({ name, atLeast }), [name]);
+  const { data, error } = useAt(NamedProjectDocument, variables);
+  if (!data) return error ? <Failure error={error} /> : <Loading />;
+  return data.project ? <Selected project={data.project} {...shown} /> : <NoSuchProject name={name} />;
 }
 
 function NoSuchProject({ name }: { name: string }) {
