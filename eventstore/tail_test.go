@@ -330,9 +330,12 @@ func TestASubscriberThatMeetsAnOutageGoesOnThoughNothingNewComes(t *testing.T) {
 func TestAppendsGoOnWhenNoHintIsTaken(t *testing.T) {
 	t.Parallel()
 	s := setup(t)
-	_, err := s.owner.Exec(t.Context(), `CREATE FUNCTION public.no_room() RETURNS trigger LANGUAGE plpgsql AS $$
+	_, err := s.owner.Exec(t.Context(), `CREATE SEQUENCE public.hints; -- what it has counted a rollback doesn't take back
+		GRANT USAGE ON SEQUENCE public.hints TO PUBLIC;
+		CREATE FUNCTION public.no_room() RETURNS trigger LANGUAGE plpgsql AS $$
 		BEGIN
 			IF current_query() LIKE '%pg_notify%' THEN
+				PERFORM nextval('public.hints');
 				RAISE EXCEPTION 'too many notifications in the NOTIFY queue' USING ERRCODE = 'program_limit_exceeded';
 			END IF;
 			RETURN NULL;
@@ -356,5 +359,9 @@ func TestAppendsGoOnWhenNoHintIsTaken(t *testing.T) {
 	group.Wait()
 	if n := storetest.Count(t, s.Store); n != callers*each {
 		t.Errorf("%d events, want %d", n, callers*each)
+	}
+	var hinted bool
+	if err := s.owner.QueryRow(t.Context(), "SELECT is_called FROM public.hints").Scan(&hinted); err != nil || !hinted {
+		t.Errorf("no append carried a hint: %v", err)
 	}
 }
