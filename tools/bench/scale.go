@@ -318,7 +318,7 @@ func (s *served) ask(ctx context.Context, field string, variables map[string]any
 		return false, fmt.Errorf("%.500s", answer)
 	}
 	for _, value := range got.Data {
-		found = found || string(value) != "null"
+		found = found || string(value) != "null" && string(value) != "[]"
 	}
 	return found, nil
 }
