@@ -126,14 +126,7 @@ func (s *Store) First(ctx context.Context, stream domain.Stream) (first domain.R
 
 // Firsts gives the first events of streams, in order of position. Streams that don't exist are left out.
 func (s *Store) Firsts(ctx context.Context, streams ...domain.Stream) ([]domain.Recorded, error) {
-	rows, err := s.pool.Query(ctx, selectEvents+" WHERE stream = ANY ($1) AND version = 1 ORDER BY position", streams)
-	if err == nil {
-		var events []domain.Recorded
-		if events, err = pgx.CollectRows(rows, readRow); err == nil {
-			return events, nil
-		}
-	}
-	return nil, fmt.Errorf("read the first events of %d streams: %w", len(streams), err)
+	return s.all(ctx, fmt.Sprintf("read the first events of %d streams", len(streams)), "stream = ANY ($1) AND version = 1", streams)
 }
 
 // Find gives the events with these ids, in order of position. Ids that are not recorded are left out.
@@ -146,14 +139,19 @@ func (s *Store) Find(ctx context.Context, ids ...string) ([]domain.Recorded, err
 		}
 		parsed = append(parsed, id)
 	}
-	rows, err := s.pool.Query(ctx, selectEvents+" WHERE id = ANY ($1) ORDER BY position", parsed)
+	return s.all(ctx, fmt.Sprintf("find %d events by id", len(ids)), "id = ANY ($1)", parsed)
+}
+
+// all gives the events that a condition picks, in order of position, at once. An error says what was tried.
+func (s *Store) all(ctx context.Context, what, where string, args ...any) ([]domain.Recorded, error) {
+	rows, err := s.pool.Query(ctx, selectEvents+" WHERE "+where+" ORDER BY position", args...)
 	if err == nil {
 		var events []domain.Recorded
 		if events, err = pgx.CollectRows(rows, readRow); err == nil {
 			return events, nil
 		}
 	}
-	return nil, fmt.Errorf("find %d events by id: %w", len(ids), err)
+	return nil, fmt.Errorf("%s: %w", what, err)
 }
 
 // page gives the next events after a position up to another (0: the head), at most limit of them, and whether there

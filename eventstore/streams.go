@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/pipeops/pipeops/domain"
 )
 
@@ -16,13 +14,5 @@ func (s *Store) ReadStreams(ctx context.Context, until int64, types []string, st
 	for i, stream := range streams {
 		names[i] = string(stream)
 	}
-	rows, err := s.pool.Query(ctx, selectEvents+" WHERE stream = ANY ($1) AND type = ANY ($2) AND position <= $3 ORDER BY position",
-		names, types, until)
-	if err == nil {
-		var events []domain.Recorded
-		if events, err = pgx.CollectRows(rows, readRow); err == nil {
-			return events, nil
-		}
-	}
-	return nil, fmt.Errorf("read %d streams: %w", len(streams), err)
+	return s.all(ctx, fmt.Sprintf("read %d streams", len(streams)), "stream = ANY ($1) AND type = ANY ($2) AND position <= $3", names, types, until)
 }

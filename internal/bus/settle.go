@@ -11,7 +11,6 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
-	"time"
 )
 
 // settle handles one delivery to its end: true acknowledges it (its effect is
@@ -106,14 +105,7 @@ func (c *client) pause(ctx context.Context, failures int) bool {
 		wait = min(wait, c.firstWait<<shift)
 	}
 	wait = wait/2 + rand.N(wait/2+1) //nolint:gosec // no secret
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
-	}
+	return tick(ctx, wait)
 }
 
 // Headers of a dead letter of ours, and those that RabbitMQ sets when its own
