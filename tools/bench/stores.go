@@ -4,6 +4,7 @@ import (
 	"context"
 	stdsql "database/sql"
 	"log/slog"
+	"strconv"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill"
@@ -87,7 +88,10 @@ func openInsert(ctx context.Context, url string) (appender, func(), error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	return func(ctx context.Context, _ int, stream string, version int64, _ int) error {
+	return func(ctx context.Context, _ int, stream string, version int64, batch int) error {
+		if batch > 1 {
+			return insertMany(ctx, pool, stream, version, batch)
+		}
 		e := newEvent()
 		_, err := pool.Exec(ctx, `INSERT INTO bare.events (position, log_epoch, stream, version, id, project_id, type,
 			schema_version, body, occurred_at, recorded_at, actor, correlation_id, causation_id, attempt, attempt_seq, trace)
@@ -96,6 +100,35 @@ func openInsert(ctx context.Context, url string) (appender, func(), error) {
 			e.OccurredAt, e.Actor, e.CorrelationID, e.CausationID, string(e.Attempt), e.AttemptSeq, e.Trace)
 		return err
 	}, pool.Close, nil
+}
+
+// insertMany inserts rows of several streams at once, as a group commit of appends of one event or of ten would.
+func insertMany(ctx context.Context, pool *pgxpool.Pool, stream string, version int64, rows int) error {
+	each := int64(1)
+	if rows%10 == 0 {
+		each = 10
+	}
+	var streams, projects, types, actors, correlations, empty []string
+	var versions, zero []int64
+	var ids [][16]byte
+	var schemas []int32
+	var bodies [][]byte
+	var times []time.Time
+	for i := range int64(rows) {
+		e := newEvent()
+		streams = append(streams, "build/"+stream+"-"+strconv.FormatInt(i/each, 10))
+		versions = append(versions, version/int64(rows)*each+i%each+1)
+		ids, projects, types, schemas = append(ids, uuid.MustParse(e.ID)), append(projects, string(e.ProjectID)), append(types, e.Type), append(schemas, int32(e.SchemaVersion)) //nolint:gosec // 1
+		bodies, times, actors, correlations = append(bodies, e.Body), append(times, e.OccurredAt), append(actors, e.Actor), append(correlations, e.CorrelationID)
+		empty, zero = append(empty, ""), append(zero, 0)
+	}
+	_, err := pool.Exec(ctx, `INSERT INTO bare.events (position, log_epoch, stream, version, id, project_id, type,
+		schema_version, body, occurred_at, recorded_at, actor, correlation_id, causation_id, attempt, attempt_seq, trace)
+		SELECT nextval('bare.position'), 1, stream, version, id, project, type, schema, body, occurred, clock_timestamp(), actor, correlation, none, none, zero, none
+		FROM unnest($1::text[], $2::bigint[], $3::uuid[], $4::text[], $5::text[], $6::integer[], $7::bytea[], $8::timestamptz[], $9::text[], $10::text[], $11::text[], $12::bigint[])
+			AS e (stream, version, id, project, type, schema, body, occurred, actor, correlation, none, zero)`,
+		streams, versions, ids, projects, types, schemas, bodies, times, actors, correlations, empty, zero)
+	return err
 }
 
 // openWatermill publishes to one topic. It checks neither version nor id.
