@@ -380,6 +380,40 @@ func TestALostTileIsMadeAnewFromTheLog(t *testing.T) {
 	}
 }
 
+func TestTheRootOfAnySizeIsThatOfTheEventsAndStoresNothing(t *testing.T) {
+	t.Parallel()
+	s := setupSigning(t)
+	s.append(700)
+	s.mustSign(s.signer(s.Store))
+	s.append(900) // not signed: there are neither tiles nor a head
+	roots, tree := []tlog.Hash{(&verify.Tree{}).Root()}, verify.Tree{}
+	for e, err := range s.Read(t.Context(), eventstore.Query{}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		tree.Add(verify.LeafHash(e))
+		roots = append(roots, tree.Root())
+	}
+	check := func() {
+		t.Helper()
+		for _, size := range []int64{0, 1, 255, 256, 600, 699, 700, 701, 1024, 1600} {
+			if root, err := s.RootAt(t.Context(), size); err != nil || root != roots[size] {
+				t.Errorf("of %d events: %s, %v, want %s", size, root, err, roots[size])
+			}
+		}
+	}
+	check()
+	if tiles, heads := s.number("SELECT count(*) FROM pipeops.tree_tiles"), s.number("SELECT count(*) FROM pipeops.tree_heads"); tiles != 2 || heads != 1 {
+		t.Errorf("%d tiles and %d heads, want 2 and 1", tiles, heads)
+	}
+	_, err := s.RootAt(t.Context(), 1601)
+	if conflict, ok := errors.AsType[*eventstore.HeadConflictError](err); !ok || conflict.Position != 1601 {
+		t.Errorf("of more than there are: %v", err)
+	}
+	s.exec("ALTER TABLE pipeops.tree_tiles DISABLE TRIGGER USER; DELETE FROM pipeops.tree_tiles WHERE index = 1")
+	check()
+}
+
 func TestRunSignsWhatIsNewSoonAndTakesOver(t *testing.T) {
 	t.Parallel()
 	s := setupSigning(t)

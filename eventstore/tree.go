@@ -61,6 +61,26 @@ func (s *Store) Tree(ctx context.Context, size int64) tlog.HashReader {
 	})
 }
 
+// RootAt gives the root of the tree over the log's first size events, whether a head of them was signed or not. It stores
+// nothing. Errors: *HeadConflictError where the log has fewer, or the database's.
+func (s *Store) RootAt(ctx context.Context, size int64) (tlog.Hash, error) {
+	base, err := s.newestHolding(ctx) // there are tiles as far as that one goes
+	if err != nil {
+		return tlog.Hash{}, err
+	}
+	made, err := verify.OpenTree(min(size, base.Size), s.Tree(ctx, base.Size))
+	if _, missing := errors.AsType[*missingTileError](err); missing {
+		made, err = &verify.Tree{}, nil
+	}
+	if err == nil {
+		err = s.eachBetween(ctx, made.Size(), size, func(e domain.Recorded) { made.Add(verify.LeafHash(e)) })
+	}
+	if err != nil {
+		return tlog.Hash{}, fmt.Errorf("make the root of the log's first %d events: %w", size, err)
+	}
+	return made.Root(), nil
+}
+
 func (t *tree) hash(ctx context.Context, stored int64) (h tlog.Hash, err error) {
 	tile := tlog.TileForIndex(verify.TileHeight, stored)
 	hashes, err := t.tile(ctx, tileID{tile.L, tile.N})

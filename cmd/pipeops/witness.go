@@ -8,8 +8,6 @@ import (
 	"os"
 	"time"
 
-	"golang.org/x/mod/sumdb/tlog"
-
 	"github.com/pipeops/pipeops/eventstore"
 	"github.com/pipeops/pipeops/eventstore/verify"
 )
@@ -43,11 +41,7 @@ func (w *witness) check(ctx context.Context) error {
 	case saw.Size > now.Position:
 		return &eventstore.HeadConflictError{Epoch: saw.Epoch, Size: saw.Size, Position: now.Position + 1}
 	}
-	head, err := w.core.signer.Sign(ctx) // so that there is a tree as far as the log goes
-	if err != nil {
-		return err
-	}
-	root, err := tlog.TreeHash(saw.Size, w.core.store.Tree(ctx, head.Size))
+	root, err := w.core.store.RootAt(ctx, saw.Size) // what is suspect isn't signed
 	if err == nil && root != saw.Root {
 		err = &eventstore.HeadConflictError{Epoch: saw.Epoch, Size: saw.Size}
 	}

@@ -63,12 +63,29 @@ func (h *home) restore(position int64) {
 		ALTER TABLE pipeops.events ENABLE ALWAYS TRIGGER never_changes; ALTER TABLE pipeops.tree_heads ENABLE TRIGGER USER`, position, position))
 }
 
-// grow appends so many events and signs what is there.
-func (h *home) grow(n int) eventstore.Head {
+// appends adds so many events, and signs nothing.
+func (h *home) appends(n int) {
 	h.t.Helper()
 	c := h.open()
 	defer c.store.Close()
 	storetest.MustAppend(h.t, c.store, storetest.One("operation/x", eventstore.AnyVersion, storetest.NewEvents(n, "Filler")...))
+}
+
+// number asks the database for one.
+func (h *home) number(query string) (n int) {
+	h.t.Helper()
+	if err := h.owner.QueryRow(h.t.Context(), query).Scan(&n); err != nil {
+		h.t.Fatal(err)
+	}
+	return n
+}
+
+// grow appends so many events and signs what is there.
+func (h *home) grow(n int) eventstore.Head {
+	h.t.Helper()
+	h.appends(n)
+	c := h.open()
+	defer c.store.Close()
 	head, err := c.signer.Sign(h.t.Context())
 	if err != nil {
 		h.t.Fatal(err)
@@ -148,7 +165,13 @@ func TestALogThatLostWhatTheHomeHasSeenIsNotServedUntilThatIsSaid(t *testing.T) 
 
 	h.restore(before.Size - 5)
 	h.refuses("pipeops audit fork")
-	h.grow(20) // it has as many events again, but others
+	h.appends(20) // it has as many events again, but others
+	heads := h.number("SELECT count(*) FROM pipeops.tree_heads")
+	h.refuses("they are not those that stand in the log now")
+	if n := h.number("SELECT count(*) FROM pipeops.tree_heads"); n != heads {
+		t.Errorf("what is suspect was signed: %d heads, there were %d", n, heads)
+	}
+	h.grow(1)
 	h.refuses("they are not those that stand in the log now")
 	_, _, err := migrations.Fork(t.Context(), h.cfg.MigrateURL, 0)
 	h.must(err)
