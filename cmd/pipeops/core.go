@@ -32,9 +32,11 @@ type core struct {
 	tokens     *records.Tokens
 	leaders    *records.Leaders
 	signer     *eventstore.Signer
+	witness    *witness
 }
 
-// openCore migrates where it may, opens the log and the keys.
+// openCore migrates where it may, opens the log and the keys. Whoever has a core may append, so there is none over a log
+// that lost what the home has seen of it: an event would take a lost position, in the log epoch of the one that is lost.
 func openCore(ctx context.Context, cfg config.Config, log *slog.Logger) (*core, error) {
 	appURL, err := migrate(ctx, cfg, log)
 	if err != nil {
@@ -45,10 +47,14 @@ func openCore(ctx context.Context, cfg config.Config, log *slog.Logger) (*core, 
 		return nil, fmt.Errorf("open the event store: %w", err)
 	}
 	c, err := assemble(ctx, store, cfg.Home, log)
+	if err == nil {
+		err = c.witness.check(ctx)
+	}
 	if err != nil {
 		store.Close()
+		return nil, err
 	}
-	return c, err
+	return c, nil
 }
 
 // withCore opens the core for a command of the operator's, and closes it.
@@ -95,7 +101,7 @@ func assemble(ctx context.Context, store *eventstore.Store, home string, log *sl
 		return nil, err
 	}
 	return &core{
-		home: home, signer: signer, store: store, keys: keys, subjects: subjects, commands: handler,
+		home: home, signer: signer, witness: newWitness(store, home, log), store: store, keys: keys, subjects: subjects, commands: handler,
 		claims: records.NewClaims(pool), deliveries: records.NewDeliveries(pool, keys), logs: records.NewLogChunks(pool),
 		secrets: records.NewSecrets(pool, keys), tokens: records.NewTokens(pool, keys), leaders: leaders,
 	}, nil

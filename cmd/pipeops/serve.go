@@ -72,10 +72,6 @@ func serve(ctx context.Context, cfg config.Config, c *core, b bus.Bus, l net.Lis
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(collectAt)
 	}
-	seen := &witness{core: c, file: filepath.Join(cfg.Home, "checkpoint"), interval: 10 * time.Second, log: log} // as often as heads are signed
-	if err := seen.check(ctx); err != nil {
-		return &coded{exitRefused, fmt.Errorf("the log is not what %s has seen of it: %w", seen.file, err)}
-	}
 	a := access{c}
 	remote, err := gitremote.New(gitremote.Config{
 		Root: filepath.Join(cfg.Home, "git"), Store: c.store, Receiver: c.commands, Projects: a, Access: a, Leader: c.leaders,
@@ -141,7 +137,7 @@ func serve(ctx context.Context, cfg config.Config, c *core, b bus.Bus, l net.Lis
 	}
 	run("janitor", cleaning.Run)
 	run("tree heads", c.signer.Run)
-	run("checkpoint in the home", seen.run)
+	run("checkpoint in the home", c.witness.run)
 	if cfg.CheckpointURL != "" {
 		poster, err := audit.NewPoster(audit.PosterConfig{Store: c.store, Leader: c.leaders, URL: cfg.CheckpointURL, Log: log})
 		if err != nil {

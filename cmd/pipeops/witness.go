@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/pipeops/pipeops/eventstore"
@@ -13,22 +14,33 @@ import (
 )
 
 // witness keeps the newest signed checkpoint in a file of the home, apart from the database. A database that was restored
-// without its newest events says nothing of them; the file does, and serve doesn't go on as if nothing had been.
+// without its newest events says nothing of them; the file does, and nobody goes on as if nothing had been.
 type witness struct {
-	core     *core
+	store    *eventstore.Store
 	file     string
 	interval time.Duration
 	log      *slog.Logger
 }
 
+func newWitness(store *eventstore.Store, home string, log *slog.Logger) *witness {
+	return &witness{store: store, file: filepath.Join(home, "checkpoint"), interval: 10 * time.Second, log: log} // as often as heads are signed
+}
+
 // check says whether the log still begins with what the file has seen: *eventstore.HeadConflictError if not. Where the
 // log's epoch was raised since, whoever did that knows.
 func (w *witness) check(ctx context.Context) error {
+	if err := w.compare(ctx); err != nil {
+		return &coded{exitRefused, fmt.Errorf("the log is not what %s has seen of it: %w", w.file, err)}
+	}
+	return nil
+}
+
+func (w *witness) compare(ctx context.Context) error {
 	saw, err := w.saw(ctx)
 	if err != nil || saw.Size == 0 {
 		return err
 	}
-	now, err := w.core.store.Head(ctx)
+	now, err := w.store.Head(ctx)
 	if err != nil {
 		return err
 	}
@@ -41,7 +53,7 @@ func (w *witness) check(ctx context.Context) error {
 	case saw.Size > now.Position:
 		return &eventstore.HeadConflictError{Epoch: saw.Epoch, Size: saw.Size, Position: now.Position + 1}
 	}
-	root, err := w.core.store.RootAt(ctx, saw.Size) // what is suspect isn't signed
+	root, err := w.store.RootAt(ctx, saw.Size) // what is suspect isn't signed
 	if err == nil && root != saw.Root {
 		err = &eventstore.HeadConflictError{Epoch: saw.Epoch, Size: saw.Size}
 	}
@@ -60,7 +72,7 @@ func (w *witness) saw(ctx context.Context) (c verify.Checkpoint, err error) {
 	if c, err = verify.Parse(text); err != nil { // whoever could change it could delete it: its signature says no more
 		return c, fmt.Errorf("%s: %w; if you know that the database wasn't restored, delete the file", w.file, err)
 	}
-	id, err := w.core.store.LogID(ctx)
+	id, err := w.store.LogID(ctx)
 	if err == nil && c.LogID != id {
 		w.log.WarnContext(ctx, "this home has served another log until now", "was", c.LogID, "is", id)
 		return verify.Checkpoint{}, nil
@@ -75,7 +87,7 @@ func (w *witness) run(ctx context.Context) error {
 	tick := time.NewTicker(w.interval)
 	defer tick.Stop()
 	for {
-		switch head, err := w.core.store.NewestHead(ctx); {
+		switch head, err := w.store.NewestHead(ctx); {
 		case err != nil:
 			w.log.DebugContext(ctx, "the newest checkpoint could not be read", "err", err)
 		case head.Epoch < kept.Epoch, head.Epoch == kept.Epoch && head.Size < kept.Size:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -18,20 +19,25 @@ import (
 	"github.com/pipeops/pipeops/eventstore/storetest"
 	"github.com/pipeops/pipeops/internal/bus"
 	"github.com/pipeops/pipeops/internal/config"
+	"github.com/pipeops/pipeops/internal/seal"
 	"github.com/pipeops/pipeops/internal/testenv"
 	"github.com/pipeops/pipeops/migrations"
 )
 
 // home is one installation whose serve is started again and again, in this process.
 type home struct {
-	t     *testing.T
-	cfg   config.Config
-	owner *pgx.Conn
+	t         *testing.T
+	cfg       config.Config
+	elsewhere string // another home with the same master key: it has seen nothing
+	owner     *pgx.Conn
 }
 
 func newHome(t *testing.T) *home {
 	t.Helper()
-	h := &home{t: t, cfg: config.Config{Home: t.TempDir()}}
+	h := &home{t: t, cfg: config.Config{Home: t.TempDir()}, elsewhere: t.TempDir()}
+	_, err := seal.LoadMaster(filepath.Join(h.cfg.Home, "master.key"))
+	h.must(err)
+	h.must(os.Link(filepath.Join(h.cfg.Home, "master.key"), filepath.Join(h.elsewhere, "master.key")))
 	h.use(testenv.Postgres(t))
 	return h
 }
@@ -66,7 +72,7 @@ func (h *home) restore(position int64) {
 // appends adds so many events, and signs nothing.
 func (h *home) appends(n int) {
 	h.t.Helper()
-	c := h.open()
+	c := h.open(h.elsewhere)
 	defer c.store.Close()
 	storetest.MustAppend(h.t, c.store, storetest.One("operation/x", eventstore.AnyVersion, storetest.NewEvents(n, "Filler")...))
 }
@@ -84,7 +90,7 @@ func (h *home) number(query string) (n int) {
 func (h *home) grow(n int) eventstore.Head {
 	h.t.Helper()
 	h.appends(n)
-	c := h.open()
+	c := h.open(h.elsewhere)
 	defer c.store.Close()
 	head, err := c.signer.Sign(h.t.Context())
 	if err != nil {
@@ -93,19 +99,23 @@ func (h *home) grow(n int) eventstore.Head {
 	return head
 }
 
-func (h *home) open() *core {
+func (h *home) open(home string) *core {
 	h.t.Helper()
-	c, err := openCore(h.t.Context(), h.cfg, slog.New(slog.DiscardHandler))
-	if err != nil {
-		h.t.Fatal(err)
-	}
+	cfg := h.cfg
+	cfg.Home = home
+	c, err := openCore(h.t.Context(), cfg, slog.New(slog.DiscardHandler))
+	h.must(err)
 	return c
 }
 
 // serves starts serve, waits until its home has the newest checkpoint, and stops it. An error is serve's own.
 func (h *home) serves() error {
 	h.t.Helper()
-	c, log := h.open(), slog.New(slog.DiscardHandler)
+	log := slog.New(slog.DiscardHandler)
+	c, err := openCore(h.t.Context(), h.cfg, log)
+	if err != nil {
+		return err
+	}
 	defer c.store.Close()
 	l, err := (&net.ListenConfig{}).Listen(h.t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
@@ -179,7 +189,7 @@ func TestALogThatLostWhatTheHomeHasSeenIsNotServedUntilThatIsSaid(t *testing.T) 
 	h.must(h.serves())
 
 	// A backup from before that restore.
-	forked := h.open()
+	forked := h.open(h.elsewhere)
 	head, err := forked.store.Head(t.Context())
 	h.must(err)
 	forked.store.Close()
@@ -187,6 +197,44 @@ func TestALogThatLostWhatTheHomeHasSeenIsNotServedUntilThatIsSaid(t *testing.T) 
 	h.exec(`ALTER TABLE pipeops.log_epochs DISABLE TRIGGER USER; DELETE FROM pipeops.log_epochs WHERE epoch > 1;
 		ALTER TABLE pipeops.log_epochs ENABLE ALWAYS TRIGGER never_changes`)
 	h.refuses(fmt.Sprintf("pipeops audit fork --yes --at-least %d", head.LogEpoch+1))
+}
+
+// Nobody appends: the event would take the position of one that is lost, as if nothing had been.
+func TestNothingIsAppendedToALogThatLostWhatTheHomeHasSeen(t *testing.T) {
+	h := newHome(t)
+	h.grow(10)
+	h.must(h.serves())
+	before := h.grow(10)
+	h.must(h.serves())
+	h.restore(before.Size - 5)
+	for name, value := range map[string]string{
+		"DATABASE_URL": h.cfg.DatabaseURL, "PIPEOPS_MIGRATE_URL": "", "PIPEOPS_HOME": h.cfg.Home, "AMQP_URL": "", "HOME": t.TempDir(),
+		"BUILDKIT_HOST": "tcp://127.0.0.1:1", "REGISTRY": "127.0.0.1:1/x", "KUBECONFIG": "", "PIPEOPS_LISTEN": "127.0.0.1:0",
+	} {
+		t.Setenv(name, value)
+	}
+	run := func(args ...string) error {
+		cmd := root()
+		cmd.SetArgs(args)
+		cmd.SetOut(io.Discard)
+		cmd.SetErr(io.Discard)
+		ctx, cancel := context.WithTimeoutCause(t.Context(), 20*time.Second, errSlow) // it serves, instead of refusing
+		defer cancel()
+		return cmd.ExecuteContext(ctx)
+	}
+	for _, command := range []string{
+		"up", "token create laptop", "token revoke laptop", "audit key rotate", "worker enroll --class build",
+	} {
+		if err := run(strings.Fields(command)...); err == nil || exitCode(err) != exitRefused || !strings.Contains(err.Error(), "pipeops audit fork") {
+			t.Errorf("%s: %v, want it to refuse until a fork is declared", command, err)
+		}
+		if n := h.number("SELECT max(position) FROM pipeops.events"); int64(n) != before.Size-5 {
+			t.Fatalf("%s: the log goes to position %d, it went to %d", command, n, before.Size-5)
+		}
+	}
+	for _, command := range []string{"migrate", "audit fork --yes", "token create laptop"} {
+		h.must(run(strings.Fields(command)...))
+	}
 }
 
 func TestAHomeThatMovesToAnotherLogServesIt(t *testing.T) {
@@ -205,9 +253,10 @@ func TestADatabaseThatGoesBackUnderServeEndsIt(t *testing.T) {
 	t.Parallel()
 	h := newHome(t)
 	h.grow(10)
-	c := h.open()
+	c := h.open(h.cfg.Home)
 	defer c.store.Close()
-	w := &witness{core: c, file: h.file(), log: slog.New(slog.DiscardHandler), interval: 10 * time.Millisecond}
+	w := c.witness
+	w.interval = 10 * time.Millisecond
 	done := make(chan error, 1)
 	go func() { done <- w.run(t.Context()) }()
 	eventually(t, 30*time.Second, "the checkpoint is kept", func() error { _, err := os.Stat(h.file()); return err })
