@@ -20,84 +20,92 @@ type witness struct {
 	file     string
 	interval time.Duration
 	log      *slog.Logger
+
+	kept verify.Checkpoint // the newest that was seen of this log, by check or keep; zero: none
 }
 
 func newWitness(store *eventstore.Store, home string, log *slog.Logger) *witness {
 	return &witness{store: store, file: filepath.Join(home, "checkpoint"), interval: 10 * time.Second, log: log} // as often as heads are signed
 }
 
-// check says whether the log still begins with what the file has seen: *eventstore.HeadConflictError if not. Where the
-// log's epoch was raised since, whoever did that knows.
+// check says whether the log still begins with what the file has seen. What compare refuses, and a file that can't be
+// understood, have exitRefused; the rest says nothing of the log.
 func (w *witness) check(ctx context.Context) error {
-	if err := w.compare(ctx); err != nil {
-		return &coded{exitRefused, fmt.Errorf("the log is not what %s has seen of it: %w", w.file, err)}
-	}
-	return nil
-}
-
-func (w *witness) compare(ctx context.Context) error {
-	saw, err := w.saw(ctx)
-	if err != nil || saw.Size == 0 {
-		return err
-	}
-	now, err := w.store.Head(ctx)
+	err := w.look(ctx)
 	if err != nil {
-		return err
+		return fmt.Errorf("compare the log with %s: %w", w.file, err)
 	}
-	switch {
-	case saw.Epoch < now.LogEpoch:
-		return nil
-	case saw.Epoch > now.LogEpoch:
-		return fmt.Errorf("checkpoint %s was signed in log epoch %d, and the database is in %d: it was restored to before an earlier restore "+
-			"was declared; say so: pipeops audit fork --yes --at-least %d", saw.Name(), saw.Epoch, now.LogEpoch, saw.Epoch+1)
-	case saw.Size > now.Position:
-		return &eventstore.HeadConflictError{Epoch: saw.Epoch, Size: saw.Size, Position: now.Position + 1}
-	}
-	root, err := w.store.RootAt(ctx, saw.Size) // what is suspect isn't signed
-	if err == nil && root != saw.Root {
-		err = &eventstore.HeadConflictError{Epoch: saw.Epoch, Size: saw.Size}
-	}
-	return err
+	return w.compare(ctx)
 }
 
-// saw gives what the file has seen of this log; the zero one for nothing.
-func (w *witness) saw(ctx context.Context) (c verify.Checkpoint, err error) {
+// look reads what the file has seen of this log.
+func (w *witness) look(ctx context.Context) error {
 	text, err := os.ReadFile(w.file)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
-		return c, nil
+		return nil
 	case err != nil:
-		return c, err
+		return err
 	}
-	if c, err = verify.Parse(text); err != nil { // whoever could change it could delete it: its signature says no more
-		return c, fmt.Errorf("%s: %w; if you know that the database wasn't restored, delete the file", w.file, err)
+	c, err := verify.Parse(text) // whoever could change it could delete it: its signature says no more
+	if err != nil {
+		return &coded{exitRefused, fmt.Errorf("%w; if you know that the database wasn't restored, delete the file", err)}
 	}
 	id, err := w.store.LogID(ctx)
 	if err == nil && c.LogID != id {
 		w.log.WarnContext(ctx, "this home has served another log until now", "was", c.LogID, "is", id)
-		return verify.Checkpoint{}, nil
+		return nil
 	}
-	return c, err
+	w.kept = c
+	return err
 }
 
-// run keeps each newer checkpoint until ctx ends. It ends with an error when the database's newest one is older than what
-// was kept: the database went back while serve ran.
+// compare refuses a log that doesn't begin with what was kept of it: it lost that, or has something else there. Where
+// the log's epoch was raised since, whoever did that knows.
+func (w *witness) compare(ctx context.Context) error {
+	refused, err := w.differs(ctx)
+	switch {
+	case err != nil:
+		return fmt.Errorf("compare the log with %s: %w", w.file, err)
+	case refused != nil:
+		return &coded{exitRefused, fmt.Errorf("the log is not what %s has seen of it: %w", w.file, refused)}
+	}
+	return nil
+}
+
+// differs says in what the log differs from what was kept of it: nil for nothing.
+func (w *witness) differs(ctx context.Context) (difference, err error) {
+	kept := w.kept
+	now, err := w.store.Head(ctx)
+	switch {
+	case err != nil || kept.Size == 0 || kept.Epoch < now.LogEpoch:
+		return nil, err
+	case kept.Epoch > now.LogEpoch:
+		return fmt.Errorf("checkpoint %s was signed in log epoch %d, and the database is in %d: it was restored to before an earlier restore "+
+			"was declared; say so: pipeops audit fork --yes --at-least %d", kept.Name(), kept.Epoch, now.LogEpoch, kept.Epoch+1), nil
+	case kept.Size > now.Position:
+		return &eventstore.HeadConflictError{Epoch: kept.Epoch, Size: kept.Size, Position: now.Position + 1}, nil
+	}
+	root, err := w.store.RootAt(ctx, kept.Size) // what is suspect isn't signed
+	if conflict, ok := errors.AsType[*eventstore.HeadConflictError](err); ok {
+		return conflict, nil
+	}
+	if err == nil && root != kept.Root {
+		difference = &eventstore.HeadConflictError{Epoch: kept.Epoch, Size: kept.Size}
+	}
+	return difference, err
+}
+
+// run keeps each newer checkpoint until ctx ends. It ends with an error when the log isn't what was kept of it any more:
+// the database went back while serve ran.
 func (w *witness) run(ctx context.Context) error {
-	var kept eventstore.Head
 	tick := time.NewTicker(w.interval)
 	defer tick.Stop()
 	for {
-		switch head, err := w.store.NewestHead(ctx); {
-		case err != nil:
-			w.log.DebugContext(ctx, "the newest checkpoint could not be read", "err", err)
-		case head.Epoch < kept.Epoch, head.Epoch == kept.Epoch && head.Size < kept.Size:
-			return &eventstore.HeadConflictError{Epoch: kept.Epoch, Size: kept.Size, Position: head.Size + 1}
-		case head != kept:
-			if err := replaceFile(w.file, []byte(head.Checkpoint)); err != nil {
-				w.log.WarnContext(ctx, "the newest checkpoint is not kept in the home", "file", w.file, "err", err)
-				break
-			}
-			kept = head
+		if err := w.keep(ctx); exitCode(err) == exitRefused {
+			return err
+		} else if err != nil && context.Cause(ctx) == nil {
+			w.log.WarnContext(ctx, "the newest checkpoint is not kept in the home", "file", w.file, "err", err)
 		}
 		select {
 		case <-ctx.Done():
@@ -105,4 +113,24 @@ func (w *witness) run(ctx context.Context) error {
 		case <-tick.C:
 		}
 	}
+}
+
+// keep puts the newest checkpoint into the file, where the log still begins with what the one before it saw: its size
+// alone doesn't tell a log that went back and has grown again.
+func (w *witness) keep(ctx context.Context) error {
+	head, err := w.store.NewestHead(ctx) // before the log is compared: if that goes back in between, the next time tells
+	if err != nil || head.Epoch == w.kept.Epoch && head.Size == w.kept.Size && head.Root == w.kept.Root {
+		return err
+	}
+	if err := w.compare(ctx); err != nil {
+		return err
+	}
+	if head.Epoch < w.kept.Epoch || head.Epoch == w.kept.Epoch && head.Size <= w.kept.Size {
+		return nil // a standby that took over has all events, and not yet the head of them
+	}
+	if err := replaceFile(w.file, []byte(head.Checkpoint)); err != nil {
+		return err
+	}
+	w.kept, err = verify.Parse([]byte(head.Checkpoint))
+	return err
 }

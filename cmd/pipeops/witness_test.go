@@ -261,7 +261,72 @@ func TestADatabaseThatGoesBackUnderServeEndsIt(t *testing.T) {
 	go func() { done <- w.run(t.Context()) }()
 	eventually(t, 30*time.Second, "the checkpoint is kept", func() error { _, err := os.Stat(h.file()); return err })
 	h.restore(5)
-	if _, ok := errors.AsType[*eventstore.HeadConflictError](<-done); !ok {
-		t.Error("it goes on")
+	if err := <-done; exitCode(err) != exitRefused || !isConflict(err) {
+		t.Errorf("got %v, want it to refuse", err)
 	}
+}
+
+func isConflict(err error) bool {
+	_, ok := errors.AsType[*eventstore.HeadConflictError](err)
+	return ok
+}
+
+func TestALogThatWentBackUnderServeAndHasGrownAgainIsNotKept(t *testing.T) {
+	t.Parallel()
+	h := newHome(t)
+	h.grow(5)
+	lost := h.grow(5)
+	c := h.open(h.cfg.Home)
+	defer c.store.Close()
+	h.must(c.witness.keep(t.Context()))
+	h.restore(5)
+	if signed := h.grow(20); signed.Epoch != lost.Epoch || signed.Size <= lost.Size {
+		t.Fatalf("signed %+v, the test does not test it", signed)
+	}
+	if err := c.witness.keep(t.Context()); exitCode(err) != exitRefused || !isConflict(err) {
+		t.Errorf("got %v, want it to refuse", err)
+	}
+	if kept, err := os.ReadFile(h.file()); err != nil || string(kept) != lost.Checkpoint {
+		t.Errorf("the file has %s, %v, want what is lost: %s", kept, err, lost.Checkpoint)
+	}
+}
+
+// The standby's head can be older than what was kept, though it has the events.
+func TestALogThatLacksOnlyItsNewestHeadGoesOn(t *testing.T) {
+	t.Parallel()
+	h := newHome(t)
+	h.grow(5)
+	newest := h.grow(5)
+	c := h.open(h.cfg.Home)
+	defer c.store.Close()
+	h.must(c.witness.keep(t.Context()))
+	h.exec(fmt.Sprintf("ALTER TABLE pipeops.tree_heads DISABLE TRIGGER USER; DELETE FROM pipeops.tree_heads WHERE size = %d", newest.Size))
+	h.must(c.witness.keep(t.Context()))
+	if kept, err := os.ReadFile(h.file()); err != nil || string(kept) != newest.Checkpoint {
+		t.Errorf("the file has %s, %v, want %s", kept, err, newest.Checkpoint)
+	}
+}
+
+func TestOnlyALogThatIsAnotherIsSaidToBe(t *testing.T) {
+	t.Parallel()
+	h := newHome(t)
+	h.grow(5)
+	h.must(h.serves())
+	c := h.open(h.cfg.Home)
+	defer c.store.Close()
+	tell := func(ctx context.Context, why string) {
+		t.Helper()
+		err := c.witness.check(ctx)
+		if err == nil || exitCode(err) != exitFailure || !strings.HasPrefix(err.Error(), "compare the log with "+h.file()) {
+			t.Errorf("%s: %v", why, err)
+		}
+	}
+	ctx, stop := context.WithCancelCause(t.Context())
+	stop(nil)
+	tell(ctx, "ended by Ctrl-C")
+	c.store.Close()
+	tell(t.Context(), "without a database")
+	h.must(os.Remove(h.file()))
+	h.must(os.Mkdir(h.file(), 0o700))
+	tell(t.Context(), "the file can't be read")
 }
