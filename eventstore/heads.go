@@ -35,8 +35,7 @@ func (e *HeadConflictError) Error() string {
 		what = fmt.Sprintf("the log has none at position %d", e.Position)
 	}
 	return fmt.Sprintf("a tree head of %d events was signed, and %s. If the database was restored from a backup, or a standby "+
-		"took over that had not seen all, say so: pipeops audit fork. Else somebody has changed the log: pipeops audit export, "+
-		"then pipeops audit verify, name where", e.Size, what)
+		"took over that had not seen all, say so: pipeops audit fork. Else somebody has changed the log", e.Size, what)
 }
 
 // A head holds where no later log epoch began at or below its size.

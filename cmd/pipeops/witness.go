@@ -63,14 +63,19 @@ func (w *witness) look(ctx context.Context) error {
 // compare refuses a log that doesn't begin with what was kept of it: it lost that, or has something else there. Where
 // the log's epoch was raised since, whoever did that knows.
 func (w *witness) compare(ctx context.Context) error {
-	refused, err := w.differs(ctx)
+	difference, err := w.differs(ctx)
 	switch {
 	case err != nil:
 		return fmt.Errorf("compare the log with %s: %w", w.file, err)
-	case refused != nil:
-		return &coded{exitRefused, fmt.Errorf("the log is not what %s has seen of it: %w", w.file, refused)}
+	case difference == nil:
+		return nil
 	}
-	return nil
+	refused := fmt.Errorf("the log is not what %s has seen of it: %w", w.file, difference)
+	if _, conflict := errors.AsType[*eventstore.HeadConflictError](difference); conflict { // only a server exports, and none starts
+		refused = fmt.Errorf("%w; to see where, type mv %[2]s %[2]s.seen, start pipeops again, then type pipeops audit export --out export "+
+			"and pipeops audit verify export --checkpoint %[2]s.seen", refused, w.file)
+	}
+	return &coded{exitRefused, refused}
 }
 
 // differs says in what the log differs from what was kept of it: nil for nothing.

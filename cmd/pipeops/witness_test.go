@@ -108,8 +108,9 @@ func (h *home) open(home string) *core {
 	return c
 }
 
-// serves starts serve, waits until its home has the newest checkpoint, and stops it. An error is serve's own.
-func (h *home) serves() error {
+// serves starts serve, waits until its home has the newest checkpoint, does what is to be done meanwhile, and stops it. An
+// error is serve's own.
+func (h *home) serves(meanwhile ...func(*client)) error {
 	h.t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	c, err := openCore(h.t.Context(), h.cfg, log)
@@ -142,6 +143,11 @@ func (h *home) serves() error {
 		head, err := c.store.NewestHead(h.t.Context())
 		kept, _ := os.ReadFile(h.file())
 		if err == nil && head.Size > 0 && string(kept) == head.Checkpoint {
+			for _, do := range meanwhile {
+				token, _, err := c.tokens.Create(h.t.Context(), "laptop")
+				h.must(err)
+				do(&client{url: cfg.URL, token: token})
+			}
 			stop(nil)
 			return <-done
 		}
@@ -197,6 +203,28 @@ func TestALogThatLostWhatTheHomeHasSeenIsNotServedUntilThatIsSaid(t *testing.T) 
 	h.exec(`ALTER TABLE pipeops.log_epochs DISABLE TRIGGER USER; DELETE FROM pipeops.log_epochs WHERE epoch > 1;
 		ALTER TABLE pipeops.log_epochs ENABLE ALWAYS TRIGGER never_changes`)
 	h.refuses(fmt.Sprintf("pipeops audit fork --yes --at-least %d", head.LogEpoch+1))
+}
+
+func TestWhatARefusalSaysToDoNamesWhereTheLogDiffers(t *testing.T) {
+	t.Parallel()
+	h := newHome(t)
+	h.grow(5)
+	h.must(h.serves())
+	h.grow(5)
+	h.must(h.serves())
+	h.restore(5)
+	h.appends(20)
+	seen, out := h.file()+".seen", filepath.Join(t.TempDir(), "export")
+	h.refuses(fmt.Sprintf("mv %s %s, start pipeops again, then type pipeops audit export --out export and pipeops audit verify export --checkpoint %s", h.file(), seen, seen))
+	h.must(os.Rename(h.file(), seen))
+	h.must(h.serves(func(c *client) { h.must((&export{client: c, told: io.Discard}).write(t.Context(), out)) }))
+	verify := root()
+	verify.SetArgs([]string{"audit", "verify", out, "--checkpoint", seen})
+	verify.SetOut(io.Discard)
+	verify.SetErr(io.Discard)
+	if err := verify.ExecuteContext(t.Context()); err == nil || exitCode(err) != exitVerdict || !strings.Contains(err.Error(), "the given checkpoint 1") {
+		t.Errorf("audit verify: %v, want it to tell that this is not what was signed", err)
+	}
 }
 
 // Nobody appends: the event would take the position of one that is lost, as if nothing had been.
