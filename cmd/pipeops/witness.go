@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/pipeops/pipeops/eventstore"
 	"github.com/pipeops/pipeops/eventstore/verify"
 )
@@ -21,11 +23,14 @@ type witness struct {
 	interval time.Duration
 	log      *slog.Logger
 
-	kept verify.Checkpoint // the newest that was seen of this log, by check or keep; zero: none
+	kept   verify.Checkpoint // the newest that was seen of this log, by check or keep; zero: none
+	keptIn string            // its file
+	other  string            // id of the other log that file is still of; "": none
 }
 
 func newWitness(store *eventstore.Store, home string, log *slog.Logger) *witness {
-	return &witness{store: store, file: filepath.Join(home, "checkpoint"), interval: 10 * time.Second, log: log} // as often as heads are signed
+	file := filepath.Join(home, "checkpoint")
+	return &witness{store: store, file: file, keptIn: file, interval: 10 * time.Second, log: log} // as often as heads are signed
 }
 
 // check says whether the log still begins with what the file has seen. What compare refuses, and a file that can't be
@@ -33,31 +38,48 @@ func newWitness(store *eventstore.Store, home string, log *slog.Logger) *witness
 func (w *witness) check(ctx context.Context) error {
 	err := w.look(ctx)
 	if err != nil {
-		return fmt.Errorf("compare the log with %s: %w", w.file, err)
+		return fmt.Errorf("compare the log with %s: %w", w.keptIn, err)
 	}
 	return w.compare(ctx)
 }
 
-// look reads what the file has seen of this log.
+// look reads what the home has seen of this log.
 func (w *witness) look(ctx context.Context) error {
-	text, err := os.ReadFile(w.file)
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-		return nil
-	case err != nil:
+	c, err := readCheckpoint(w.file)
+	if err != nil || c.Size == 0 {
 		return err
 	}
-	c, err := verify.Parse(text) // whoever could change it could delete it: its signature says no more
-	if err != nil {
-		return &coded{exitRefused, fmt.Errorf("%w; if you know that the database wasn't restored, delete the file", err)}
-	}
 	id, err := w.store.LogID(ctx)
-	if err == nil && c.LogID != id {
-		w.log.WarnContext(ctx, "this home has served another log until now", "was", c.LogID, "is", id)
-		return nil
+	if err != nil {
+		return err
+	}
+	if c.LogID != id {
+		w.other, w.keptIn = c.LogID, w.of(id)
+		c, err = readCheckpoint(w.keptIn) // there is one where the home comes back to this log
 	}
 	w.kept = c
 	return err
+}
+
+// of is where the checkpoint of a log stays that the home has left.
+func (w *witness) of(logID string) string { return w.file + "." + logID }
+
+// readCheckpoint reads a file; the zero one where there is none.
+func readCheckpoint(file string) (c verify.Checkpoint, err error) {
+	text, err := os.ReadFile(file)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return c, nil
+	case err != nil:
+		return c, err
+	}
+	if c, err = verify.Parse(text); err == nil { // whoever could change it could delete it: its signature says no more
+		err = uuid.Validate(c.LogID) // it becomes part of a file's name
+	}
+	if err != nil {
+		return c, &coded{exitRefused, fmt.Errorf("%w; if you know that the database wasn't restored, delete the file", err)}
+	}
+	return c, nil
 }
 
 // compare refuses a log that doesn't begin with what was kept of it: it lost that, or has something else there. Where
@@ -66,14 +88,14 @@ func (w *witness) compare(ctx context.Context) error {
 	difference, err := w.differs(ctx)
 	switch {
 	case err != nil:
-		return fmt.Errorf("compare the log with %s: %w", w.file, err)
+		return fmt.Errorf("compare the log with %s: %w", w.keptIn, err)
 	case difference == nil:
 		return nil
 	}
-	refused := fmt.Errorf("the log is not what %s has seen of it: %w", w.file, difference)
+	refused := fmt.Errorf("the log is not what %s has seen of it: %w", w.keptIn, difference)
 	if _, conflict := errors.AsType[*eventstore.HeadConflictError](difference); conflict { // only a server exports, and none starts
 		refused = fmt.Errorf("%w; to see where, type mv %[2]s %[2]s.seen, start pipeops again, then type pipeops audit export --out export "+
-			"and pipeops audit verify export --checkpoint %[2]s.seen", refused, w.file)
+			"and pipeops audit verify export --checkpoint %[2]s.seen", refused, w.keptIn)
 	}
 	return &coded{exitRefused, refused}
 }
@@ -133,9 +155,27 @@ func (w *witness) keep(ctx context.Context) error {
 	if head.Epoch < w.kept.Epoch || head.Epoch == w.kept.Epoch && head.Size <= w.kept.Size {
 		return nil // a standby that took over has all events, and not yet the head of them
 	}
+	if err := w.leaveOther(ctx); err != nil {
+		return err
+	}
 	if err := replaceFile(w.file, []byte(head.Checkpoint)); err != nil {
 		return err
 	}
+	w.keptIn = w.file
 	w.kept, err = verify.Parse([]byte(head.Checkpoint))
 	return err
+}
+
+// leaveOther puts aside what the home has seen of another log, once there is something to see of this one.
+func (w *witness) leaveOther(ctx context.Context) error {
+	if w.other == "" {
+		return nil
+	}
+	aside := w.of(w.other)
+	if err := os.Rename(w.file, aside); err != nil {
+		return err
+	}
+	w.log.WarnContext(ctx, "this home has served another log until now; what it has seen of that is kept", "was", w.other, "file", aside)
+	w.other = ""
+	return nil
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/pipeops/pipeops/eventstore"
 	"github.com/pipeops/pipeops/eventstore/storetest"
+	"github.com/pipeops/pipeops/eventstore/verify"
 	"github.com/pipeops/pipeops/internal/bus"
 	"github.com/pipeops/pipeops/internal/config"
 	"github.com/pipeops/pipeops/internal/seal"
@@ -218,11 +220,11 @@ func TestWhatARefusalSaysToDoNamesWhereTheLogDiffers(t *testing.T) {
 	h.refuses(fmt.Sprintf("mv %s %s, start pipeops again, then type pipeops audit export --out export and pipeops audit verify export --checkpoint %s", h.file(), seen, seen))
 	h.must(os.Rename(h.file(), seen))
 	h.must(h.serves(func(c *client) { h.must((&export{client: c, told: io.Discard}).write(t.Context(), out)) }))
-	verify := root()
-	verify.SetArgs([]string{"audit", "verify", out, "--checkpoint", seen})
-	verify.SetOut(io.Discard)
-	verify.SetErr(io.Discard)
-	if err := verify.ExecuteContext(t.Context()); err == nil || exitCode(err) != exitVerdict || !strings.Contains(err.Error(), "the given checkpoint 1") {
+	cmd := root()
+	cmd.SetArgs([]string{"audit", "verify", out, "--checkpoint", seen})
+	cmd.SetOut(io.Discard)
+	cmd.SetErr(io.Discard)
+	if err := cmd.ExecuteContext(t.Context()); err == nil || exitCode(err) != exitVerdict || !strings.Contains(err.Error(), "the given checkpoint 1") {
 		t.Errorf("audit verify: %v, want it to tell that this is not what was signed", err)
 	}
 }
@@ -265,16 +267,50 @@ func TestNothingIsAppendedToALogThatLostWhatTheHomeHasSeen(t *testing.T) {
 	}
 }
 
-func TestAHomeThatMovesToAnotherLogServesIt(t *testing.T) {
+func TestAHomeThatMovesToAnotherLogServesItAndKeepsWhatItHasSeenOfTheFirst(t *testing.T) {
 	t.Parallel()
 	h := newHome(t)
-	h.grow(10)
+	h.grow(5)
+	lost := h.grow(5)
 	h.must(h.serves())
+	first, owner := h.cfg.DatabaseURL, h.owner
+	var id string
+	h.must(owner.QueryRow(t.Context(), "SELECT id::text FROM pipeops.log_identity").Scan(&id))
+
 	h.use(testenv.Postgres(t))
 	h.grow(1)
+	var told bytes.Buffer
+	c, err := openCore(t.Context(), h.cfg, slog.New(slog.NewTextHandler(&told, nil)))
+	h.must(err)
+	defer c.store.Close()
+	h.must(c.witness.keep(t.Context()))
 	h.must(h.serves())
-	h.must(os.WriteFile(h.file(), []byte("garbage"), 0o600))
-	h.refuses("delete the file")
+	aside := h.file() + "." + id
+	if kept, err := os.ReadFile(aside); err != nil || string(kept) != lost.Checkpoint {
+		t.Errorf("%s has %s, %v, want %s", aside, kept, err, lost.Checkpoint)
+	}
+	if !strings.Contains(told.String(), aside) {
+		t.Errorf("the log says %s, and nothing of %s", &told, aside)
+	}
+
+	// It comes back to the first one, which was restored meanwhile.
+	h.cfg.DatabaseURL, h.cfg.MigrateURL, h.owner = first, first, owner
+	h.restore(5)
+	h.appends(20)
+	h.refuses("the log is not what " + aside + " has seen")
+	_, _, err = migrations.Fork(t.Context(), first, 0)
+	h.must(err)
+	h.grow(1)
+	h.must(h.serves())
+}
+
+func TestAFileThatIsNoCheckpointIsRefused(t *testing.T) {
+	t.Parallel()
+	h := newHome(t)
+	for _, text := range []string{"garbage", (verify.Checkpoint{LogID: "..", Epoch: 1, Size: 1}).Text()} {
+		h.must(os.WriteFile(h.file(), []byte(text), 0o600))
+		h.refuses("delete the file")
+	}
 }
 
 func TestADatabaseThatGoesBackUnderServeEndsIt(t *testing.T) {
