@@ -25,7 +25,6 @@ type witness struct {
 
 	kept   verify.Checkpoint // the newest that was seen of this log, by check or keep; zero: none
 	keptIn string            // its file
-	other  string            // id of the other log that file is still of; "": none
 }
 
 func newWitness(store *eventstore.Store, home string, log *slog.Logger) *witness {
@@ -54,7 +53,7 @@ func (w *witness) look(ctx context.Context) error {
 		return err
 	}
 	if c.LogID != id {
-		w.other, w.keptIn = c.LogID, w.of(id)
+		w.keptIn = w.of(id)
 		c, err = readCheckpoint(w.keptIn) // there is one where the home comes back to this log
 	}
 	w.kept = c
@@ -155,27 +154,30 @@ func (w *witness) keep(ctx context.Context) error {
 	if head.Epoch < w.kept.Epoch || head.Epoch == w.kept.Epoch && head.Size <= w.kept.Size {
 		return nil // a standby that took over has all events, and not yet the head of them
 	}
-	if err := w.leaveOther(ctx); err != nil {
+	newest, err := verify.Parse([]byte(head.Checkpoint))
+	if err == nil {
+		err = w.leaveOther(ctx, newest.LogID)
+	}
+	if err == nil {
+		err = replaceFile(w.file, []byte(head.Checkpoint))
+	}
+	if err != nil {
 		return err
 	}
-	if err := replaceFile(w.file, []byte(head.Checkpoint)); err != nil {
-		return err
-	}
-	w.keptIn = w.file
-	w.kept, err = verify.Parse([]byte(head.Checkpoint))
-	return err
+	w.kept, w.keptIn = newest, w.file
+	return nil
 }
 
-// leaveOther puts aside what the home has seen of another log, once there is something to see of this one.
-func (w *witness) leaveOther(ctx context.Context) error {
-	if w.other == "" {
-		return nil
+// leaveOther puts aside what the home has seen of another log than id, once there is something to see of this one.
+func (w *witness) leaveOther(ctx context.Context, id string) error {
+	c, err := readCheckpoint(w.file) // again: another process of this home may have put it aside
+	if err != nil || c.Size == 0 || c.LogID == id {
+		return nil //nolint:nilerr // it was good at the start, and whatever it is now tells less than what was kept
 	}
-	aside := w.of(w.other)
+	aside := w.of(c.LogID)
 	if err := os.Rename(w.file, aside); err != nil {
 		return err
 	}
-	w.log.WarnContext(ctx, "this home has served another log until now; what it has seen of that is kept", "was", w.other, "file", aside)
-	w.other = ""
+	w.log.WarnContext(ctx, "this home has served another log until now; what it has seen of that is kept", "was", c.LogID, "file", aside)
 	return nil
 }

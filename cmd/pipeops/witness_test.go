@@ -283,7 +283,10 @@ func TestAHomeThatMovesToAnotherLogServesItAndKeepsWhatItHasSeenOfTheFirst(t *te
 	c, err := openCore(t.Context(), h.cfg, slog.New(slog.NewTextHandler(&told, nil)))
 	h.must(err)
 	defer c.store.Close()
+	copied := h.open(h.cfg.Home) // two copies of serve with one home
+	defer copied.store.Close()
 	h.must(c.witness.keep(t.Context()))
+	h.must(copied.witness.keep(t.Context()))
 	h.must(h.serves())
 	aside := h.file() + "." + id
 	if kept, err := os.ReadFile(aside); err != nil || string(kept) != lost.Checkpoint {
