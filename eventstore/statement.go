@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -162,19 +163,50 @@ func (c *committer) execute(ctx context.Context, batch []*request, hint bool) (b
 
 // query gives the one row of a statement, as text. Its arguments are in binary form.
 func (c *committer) query(ctx context.Context, text string, arguments [][]byte) ([][]byte, error) {
-	binary := []int16{pgx.BinaryFormatCode}
-	var result *pgconn.Result
+	binary, conn := []int16{pgx.BinaryFormatCode}, c.conn.PgConn()
+	name := ""
 	if c.settings.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement {
 		prepared, err := c.conn.Prepare(ctx, text, text) // once per connection
 		if err != nil {
 			return nil, err
 		}
-		result = c.conn.PgConn().ExecPrepared(ctx, prepared.Name, arguments, binary, nil).Read()
-	} else { // as the database's address asks, for a pooler that keeps no statements
-		result = c.conn.PgConn().ExecParams(ctx, text, arguments, nil, binary, nil).Read()
+		name = prepared.Name
 	}
+	if cause := context.Cause(ctx); cause != nil { // nothing is in flight: the connection stays
+		return nil, cause
+	}
+	lift := limit(ctx, conn)
+	var result *pgconn.Result
+	if name != "" {
+		result = conn.ExecPrepared(context.Background(), name, arguments, binary, nil).Read()
+	} else { // as the database's address asks, for a pooler that keeps no statements
+		result = conn.ExecParams(context.Background(), text, arguments, nil, binary, nil).Read()
+	}
+	lift()
 	if result.Err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			return nil, fmt.Errorf("%w: %w", cause, result.Err)
+		}
 		return nil, result.Err
 	}
 	return result.Rows[0], nil
+}
+
+// limit ends what is in flight on a connection, and the connection, when ctx ends, until lift. pgconn's own way takes a
+// goroutine for each statement, and so a thread's waking up, which a single append has to wait for.
+func limit(ctx context.Context, conn *pgconn.PgConn) (lift func()) {
+	ended := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(ended)
+		_ = conn.Conn().SetDeadline(time.Unix(1, 0)) // fails on a closed one only
+	})
+	return func() {
+		if stop() {
+			return
+		}
+		<-ended
+		if !conn.IsClosed() { // who closes it has a deadline of his own
+			_ = conn.Conn().SetDeadline(time.Time{})
+		}
+	}
 }

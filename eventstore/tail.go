@@ -24,12 +24,17 @@ func (s *Store) Run(ctx context.Context) error {
 	return group.Wait()
 }
 
+// readPause is between two reads of what is new: while much is appended, one that brings the events of many appends costs
+// little more than one that brings the few of one.
+const readPause = 2 * time.Millisecond
+
 // follow reads what is new whenever it is poked, and at each tick.
 func (s *Store) follow(ctx context.Context) {
 	tick := time.NewTicker(s.config.PollInterval)
 	defer tick.Stop()
 	broken := false
 	for {
+		began := time.Now()
 		err := s.catchUp(ctx)
 		if context.Cause(ctx) == nil && (err != nil) != broken {
 			if broken = err != nil; broken {
@@ -44,6 +49,7 @@ func (s *Store) follow(ctx context.Context) {
 		case <-tick.C:
 			s.hub.tellIdle()
 		case <-s.hub.poked:
+			pause(ctx, readPause-time.Since(began))
 		}
 	}
 }

@@ -4,7 +4,8 @@
 -- in an empty log, and on another server process than server_since names (a failover may have lost the ones before),
 -- they write nothing and answer null: append decides. Else they answer with the cursor of the last event, "epoch.position".
 --
--- They have no SET clause, which takes longer than a look-up: so all that has a schema is written with it.
+-- They have no SET clause, which takes longer than a look-up: so all that has a schema is written with it. The owner's
+-- guard stays open until the transaction ends.
 
 -- +goose StatementBegin
 CREATE FUNCTION pipeops.append_next(
@@ -38,7 +39,6 @@ BEGIN
     EXCEPTION WHEN unique_violation THEN
         RETURN NULL;
     END;
-    switch := pg_catalog.set_config('pipeops.appending', 'no', true);
     RETURN pg_catalog.concat(epoch, '.', base OPERATOR(pg_catalog.+) pg_catalog.cardinality(id));
 END $$;
 -- +goose StatementEnd
@@ -73,7 +73,6 @@ BEGIN
     EXCEPTION WHEN unique_violation THEN
         RETURN NULL;
     END;
-    switch := pg_catalog.set_config('pipeops.appending', 'no', true);
     RETURN pg_catalog.concat(epoch, '.', base OPERATOR(pg_catalog.+) 1);
 END $$;
 -- +goose StatementEnd

@@ -17,7 +17,8 @@ import (
 	"github.com/pipeops/pipeops/migrations"
 )
 
-// measureAppends compares appends with each peer, in rounds.
+// measureAppends compares appends with each peer, in rounds. What is appended in groups stands also beside a bare INSERT of
+// as many rows at once, into the same indexes: faster than that no store can be that keeps these and an order.
 func measureAppends(ctx context.Context, b *bench) error {
 	peers, err := b.openPeers(ctx)
 	if err != nil {
@@ -29,14 +30,24 @@ func measureAppends(ctx context.Context, b *bench) error {
 		order   order
 		of      []string
 		targets map[string]float64 // by peer; "fastest" is the best of them
+		limit   int                // rows of the bare INSERT; 0: none
 	}{
-		{"append, 1 writer, single events", order{1, 1, b.seconds}, []string{"insert"}, map[string]float64{"insert": 0.85}},
-		{"append, 8 writers", order{8, 1, b.seconds}, []string{"watermill", "message-db", "emmett"}, map[string]float64{"watermill": 0.9, "message-db": 2, "emmett": 2}},
-		{"append, 64 in flight", order{64, 1, b.seconds}, []string{"watermill", "message-db", "emmett"}, map[string]float64{"fastest": 2.5}},
-		{"append, 512 in flight", order{512, 1, b.seconds}, []string{"watermill", "message-db", "emmett"}, map[string]float64{"fastest": 3.5}},
-		{"batches of 10, 8 writers", order{8, 10, b.seconds}, []string{"watermill", "message-db", "emmett"}, map[string]float64{"watermill": 0.9, "message-db": 3, "emmett": 3}},
+		{"append, 1 writer, single events", order{1, 1, b.seconds}, []string{"insert"}, map[string]float64{"insert": 0.85}, 0},
+		{"append, 8 writers", order{8, 1, b.seconds}, []string{"watermill", "message-db", "emmett"}, map[string]float64{"watermill": 0.9, "message-db": 2, "emmett": 2}, 0},
+		{"append, 64 in flight", order{64, 1, b.seconds}, []string{"watermill", "message-db", "emmett"}, map[string]float64{"fastest": 2.5}, 64},
+		{"append, 512 in flight", order{512, 1, b.seconds}, []string{"watermill", "message-db", "emmett"}, map[string]float64{"fastest": 3.5}, 512},
+		{"batches of 10, 8 writers", order{8, 10, b.seconds}, []string{"watermill", "message-db", "emmett"}, map[string]float64{"watermill": 0.9, "message-db": 3, "emmett": 3}, 80},
 	} {
-		rates, err := peers.rounds(b.rounds, append([]string{"pipeops"}, m.of...), m.order)
+		names := append([]string{"pipeops"}, m.of...)
+		if m.limit > 0 {
+			names = append(names, "insert")
+		}
+		rates, err := peers.rounds(b.rounds, names, func(name string) order {
+			if name == "insert" && m.limit > 0 {
+				return order{1, m.limit, b.seconds}
+			}
+			return m.order
+		})
 		if err != nil {
 			return err
 		}
@@ -47,6 +58,9 @@ func measureAppends(ctx context.Context, b *bench) error {
 			if target := m.targets[peer]; target > 0 {
 				b.compare(m.name+", against "+peer, rates["pipeops"], rates[peer], "events/s", peer, target)
 			}
+		}
+		if m.limit > 0 {
+			b.beside(m.name, rates["pipeops"], rates["insert"], "events/s", fmt.Sprintf("INSERT of %d rows", m.limit))
 		}
 	}
 	return b.measureProcesses(ctx, peers)
@@ -119,12 +133,12 @@ func (p *peers) close() {
 	}
 }
 
-// rounds lets the named ones do an order in turn, each round in the other direction.
-func (p *peers) rounds(n int, names []string, o order) (map[string][]float64, error) {
+// rounds lets the named ones do their order in turn, each round in the other direction.
+func (p *peers) rounds(n int, names []string, of func(name string) order) (map[string][]float64, error) {
 	rates := map[string][]float64{}
 	for round := -1; round < n; round++ { // the first one only warms up
 		for _, name := range names {
-			r, err := p.drivers[name].rate(o)
+			r, err := p.drivers[name].rate(of(name))
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", name, err)
 			}

@@ -157,6 +157,12 @@ func (b *bench) compare(name string, ours, peers []float64, unit, peer string, t
 	b.add(r)
 }
 
+// beside is compare with what can't be reached, and so has no target.
+func (b *bench) beside(name string, ours, limit []float64, unit, of string) {
+	b.compare(name, ours, limit, unit, of, 0)
+	b.results[len(b.results)-1].Target = "(limit)"
+}
+
 // noMoreThan is compare for what should be small.
 func (b *bench) noMoreThan(name string, ours, peers []float64, unit, peer string, target float64) {
 	b.compare(name, ours, peers, unit, peer, target)
