@@ -1,6 +1,7 @@
 package eventstore_test
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -39,10 +40,11 @@ var steps = []struct{ name, obstacle string }{
 type killing struct {
 	*bundle
 
-	t      *testing.T
-	proxy  *lossy
-	victim *eventstore.Store // goes through the proxy
-	want   []string          // ids that must be there in the end
+	t       *testing.T
+	proxy   *lossy
+	victim  *eventstore.Store // goes through the proxy
+	appends int
+	want    []string // ids that must be there in the end
 }
 
 func newKilling(t *testing.T) *killing {
@@ -79,15 +81,20 @@ func (k *killing) terminate(pid uint32) {
 	}
 }
 
-// append starts one of n events; its ids must be in the log in the end, once.
+// append starts one of n events; its ids must be in the log in the end, once. In turn it takes any version, or is the
+// first of its stream, which needs no look-up.
 func (k *killing) append(s *eventstore.Store, stream domain.Stream, n int) (done chan error) {
-	events := storetest.NewEvents(n, "A")
+	events, expected := storetest.NewEvents(n, "A"), int64(eventstore.AnyVersion)
+	if k.appends++; k.appends/2%2 == 0 {
+		stream, expected = domain.Stream(fmt.Sprintf("%s-%d", stream, k.appends)), 0
+		s.Trust()
+	}
 	for _, e := range events {
 		k.want = append(k.want, e.ID)
 	}
 	done = make(chan error, 1)
 	go func() {
-		_, err := s.Append(k.t.Context(), storetest.One(stream, eventstore.AnyVersion, events...))
+		_, err := s.Append(k.t.Context(), storetest.One(stream, expected, events...))
 		done <- err
 	}()
 	return done

@@ -40,6 +40,9 @@ func (v *versions) areNext(batch []*request) bool {
 		v.careful--
 		return false
 	}
+	if v.server == nil {
+		return false
+	}
 	for _, r := range batch {
 		if r.Move != nil || len(r.Attachments) > 0 {
 			return false

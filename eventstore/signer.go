@@ -113,12 +113,39 @@ func (s *Signer) wait(ctx context.Context, tick <-chan time.Time, early int64) b
 func (s *Signer) Sign(ctx context.Context) (Head, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if err := s.goesOn(ctx); err != nil { // the tree stays: it is what tells
+		return Head{}, fmt.Errorf("sign the log's tree head: %w", err)
+	}
 	head, err := s.sign(ctx)
 	if err != nil {
 		s.tree = nil
 		return Head{}, fmt.Errorf("sign the log's tree head: %w", err)
 	}
 	return head, nil
+}
+
+// goesOn says whether the log still begins with what was signed here, also where the database has lost the head of that.
+func (s *Signer) goesOn(ctx context.Context) error {
+	if s.tree == nil || s.tree.Size() == 0 {
+		return nil
+	}
+	size := s.tree.Size()
+	newest, err := s.config.Store.NewestHead(ctx)
+	if err != nil || newest.Epoch > s.in || newest.Epoch == s.in && newest.Size >= size {
+		return err // what it is compared with anyway
+	}
+	now, err := s.config.Store.Head(ctx)
+	if err != nil || now.LogEpoch > s.in {
+		return err
+	}
+	if now.LogEpoch < s.in || now.Position < size {
+		return &HeadConflictError{Epoch: s.in, Size: size, Position: now.Position + 1}
+	}
+	root, err := s.config.Store.RootAt(ctx, size)
+	if err == nil && root != s.tree.Root() {
+		err = &HeadConflictError{Epoch: s.in, Size: size}
+	}
+	return err
 }
 
 func (s *Signer) sign(ctx context.Context) (Head, error) {

@@ -366,6 +366,42 @@ func TestAfterADeclaredRestoreHeadsAreSignedInANewEpoch(t *testing.T) {
 	}
 }
 
+// What a failover has lost: the end of the log, and the newest head with it.
+func TestALogThatLostASignedHeadAndGrewAgainIsNotSigned(t *testing.T) {
+	t.Parallel()
+	s := setupSigning(t)
+	signer := s.signer(s.Store)
+	s.append(50)
+	s.mustSign(signer)
+	s.append(50)
+	s.mustSign(signer)
+	lose := func(position int) {
+		s.exec(fmt.Sprintf(`ALTER TABLE pipeops.events DISABLE TRIGGER USER; ALTER TABLE pipeops.tree_heads DISABLE TRIGGER USER;
+			DELETE FROM pipeops.events WHERE position > %d; DELETE FROM pipeops.tree_heads WHERE size > %d;
+			ALTER TABLE pipeops.events ENABLE TRIGGER USER; ALTER TABLE pipeops.tree_heads ENABLE TRIGGER USER`, position, position))
+	}
+	refuses := func(what string) {
+		t.Helper()
+		_, err := signer.Sign(t.Context())
+		if conflict := new(eventstore.HeadConflictError); !errors.As(err, &conflict) || conflict.Size != 100 {
+			t.Errorf("%s: %v", what, err)
+		}
+		if head, err := s.NewestHead(t.Context()); err != nil || head.Size != 50 {
+			t.Errorf("%s: the newest head has %d events, %v", what, head.Size, err)
+		}
+	}
+	lose(50)
+	refuses("cut")
+	s.append(5)
+	refuses("grown a little")
+	s.append(95)
+	refuses("grown further than it was")
+	s.exec("SELECT pipeops.raise_log_epoch()")
+	if head := s.mustSign(signer); head.Epoch != 2 || head.Size != 150 {
+		t.Errorf("after it was declared: %+v", head)
+	}
+}
+
 func TestALostTileIsMadeAnewFromTheLog(t *testing.T) {
 	t.Parallel()
 	s := setupSigning(t)

@@ -62,7 +62,9 @@ func (s *Store) Tree(ctx context.Context, size int64) tlog.HashReader {
 }
 
 // RootAt gives the root of the tree over the log's first size events, whether a head of them was signed or not. It stores
-// nothing. Errors: *HeadConflictError where the log has fewer, or the database's.
+// nothing. It reads complete tiles rather than their events, so it tells a log that was cut or has grown otherwise; an event
+// that was changed by force below the last 256 is found by an export. Errors: *HeadConflictError where the log has fewer, or
+// the database's.
 func (s *Store) RootAt(ctx context.Context, size int64) (tlog.Hash, error) {
 	base, err := s.newestHolding(ctx) // there are tiles as far as that one goes
 	if err != nil {

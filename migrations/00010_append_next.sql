@@ -1,11 +1,9 @@
 -- +goose Up
 -- append_next and append_next_one append events whose versions are the next ones of their streams for certain, as who
--- appended the ones before them knows: no stream and no id is looked up, the unique indexes tell when it isn't so. Then,
--- in an empty log, and on another server process than server_since names (a failover may have lost the ones before),
--- they write nothing and answer null: append decides. Else they answer with the cursor of the last event, "epoch.position".
---
--- They have no SET clause, which takes longer than a look-up: so all that has a schema is written with it. The owner's
--- guard stays open until the transaction ends.
+-- appended the ones before them knows: no stream and no id is looked up, the unique indexes tell when somebody else was
+-- faster. Then, and on another server process than server_since names (a failover may have lost the ones before), they
+-- write nothing and answer null: append decides. Else they answer with the cursor of the last event, "epoch.position".
+-- That there is a version before the one given is the caller's word. The owner's guard stays open until the transaction ends.
 
 -- +goose StatementBegin
 CREATE FUNCTION pipeops.append_next(
@@ -13,6 +11,7 @@ CREATE FUNCTION pipeops.append_next(
     occurred_at timestamptz[], actor text[], correlation_id text[], causation_id text[], attempt text[], attempt_seq bigint[],
     trace text[]
 ) RETURNS text LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pipeops, pg_temp
 AS $$
 #variable_conflict use_variable
 DECLARE
@@ -21,25 +20,29 @@ DECLARE
     latest timestamptz;
     switch text;
 BEGIN
-    IF pg_catalog.pg_advisory_xact_lock(7021798406534587747) IS NULL THEN END IF; -- as PERFORM lock_log(), without a query
-    SELECT e.position, e.recorded_at, (SELECT l.epoch FROM pipeops.log_epochs l ORDER BY l.epoch DESC LIMIT 1)
-    INTO base, latest, epoch
-    FROM pipeops.events e ORDER BY e.position DESC LIMIT 1;
-    IF base IS NULL OR server_since OPERATOR(pg_catalog.<>) pg_catalog.pg_postmaster_start_time() THEN
+    IF pg_advisory_xact_lock(7021798406534587747) IS NULL THEN END IF; -- as PERFORM lock_log(), without a query
+    IF server_since IS DISTINCT FROM pg_postmaster_start_time() OR 1 > ANY (version) THEN
         RETURN NULL;
     END IF;
-    latest := greatest(latest, pg_catalog.clock_timestamp());
-    switch := pg_catalog.set_config('pipeops.appending', 'yes', true);
+    SELECT e.position, e.recorded_at, (SELECT l.epoch FROM log_epochs l ORDER BY l.epoch DESC LIMIT 1)
+    INTO base, latest, epoch
+    FROM events e ORDER BY e.position DESC LIMIT 1;
+    IF base IS NULL THEN -- the log is empty
+        base := 0;
+        epoch := (SELECT l.epoch FROM log_epochs l ORDER BY l.epoch DESC LIMIT 1);
+    END IF;
+    latest := greatest(latest, clock_timestamp());
+    switch := set_config('pipeops.appending', 'yes', true);
     BEGIN
-        INSERT INTO pipeops.events (position, log_epoch, stream, version, id, project_id, type, schema_version, body, occurred_at,
-                                    recorded_at, actor, correlation_id, causation_id, attempt, attempt_seq, trace)
-        SELECT base OPERATOR(pg_catalog.+) i, epoch, stream[i], version[i], id[i], project[i], type[i], schema_version[i], body[i], occurred_at[i],
+        INSERT INTO events (position, log_epoch, stream, version, id, project_id, type, schema_version, body, occurred_at,
+                            recorded_at, actor, correlation_id, causation_id, attempt, attempt_seq, trace)
+        SELECT base + i, epoch, stream[i], version[i], id[i], project[i], type[i], schema_version[i], body[i], occurred_at[i],
                latest, actor[i], correlation_id[i], causation_id[i], attempt[i], attempt_seq[i], trace[i]
-        FROM pg_catalog.generate_series(1, pg_catalog.cardinality(id)) i;
+        FROM generate_series(1, cardinality(id)) i;
     EXCEPTION WHEN unique_violation THEN
         RETURN NULL;
     END;
-    RETURN pg_catalog.concat(epoch, '.', base OPERATOR(pg_catalog.+) pg_catalog.cardinality(id));
+    RETURN concat(epoch, '.', base + cardinality(id));
 END $$;
 -- +goose StatementEnd
 
@@ -49,6 +52,7 @@ CREATE FUNCTION pipeops.append_next_one(
     occurred_at timestamptz, actor text, correlation_id text, causation_id text, attempt text, attempt_seq bigint,
     trace text
 ) RETURNS text LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pipeops, pg_temp
 AS $$
 #variable_conflict use_variable
 DECLARE
@@ -57,23 +61,27 @@ DECLARE
     latest timestamptz;
     switch text;
 BEGIN
-    IF pg_catalog.pg_advisory_xact_lock(7021798406534587747) IS NULL THEN END IF;
-    SELECT e.position, e.recorded_at, (SELECT l.epoch FROM pipeops.log_epochs l ORDER BY l.epoch DESC LIMIT 1)
-    INTO base, latest, epoch
-    FROM pipeops.events e ORDER BY e.position DESC LIMIT 1;
-    IF base IS NULL OR server_since OPERATOR(pg_catalog.<>) pg_catalog.pg_postmaster_start_time() THEN
+    IF pg_advisory_xact_lock(7021798406534587747) IS NULL THEN END IF;
+    IF server_since IS DISTINCT FROM pg_postmaster_start_time() OR version < 1 THEN
         RETURN NULL;
     END IF;
-    switch := pg_catalog.set_config('pipeops.appending', 'yes', true);
+    SELECT e.position, e.recorded_at, (SELECT l.epoch FROM log_epochs l ORDER BY l.epoch DESC LIMIT 1)
+    INTO base, latest, epoch
+    FROM events e ORDER BY e.position DESC LIMIT 1;
+    IF base IS NULL THEN
+        base := 0;
+        epoch := (SELECT l.epoch FROM log_epochs l ORDER BY l.epoch DESC LIMIT 1);
+    END IF;
+    switch := set_config('pipeops.appending', 'yes', true);
     BEGIN
-        INSERT INTO pipeops.events (position, log_epoch, stream, version, id, project_id, type, schema_version, body, occurred_at,
-                                    recorded_at, actor, correlation_id, causation_id, attempt, attempt_seq, trace)
-        VALUES (base OPERATOR(pg_catalog.+) 1, epoch, stream, version, id, project, type, schema_version, body, occurred_at,
-                greatest(latest, pg_catalog.clock_timestamp()), actor, correlation_id, causation_id, attempt, attempt_seq, trace);
+        INSERT INTO events (position, log_epoch, stream, version, id, project_id, type, schema_version, body, occurred_at,
+                            recorded_at, actor, correlation_id, causation_id, attempt, attempt_seq, trace)
+        VALUES (base + 1, epoch, stream, version, id, project, type, schema_version, body, occurred_at,
+                greatest(latest, clock_timestamp()), actor, correlation_id, causation_id, attempt, attempt_seq, trace);
     EXCEPTION WHEN unique_violation THEN
         RETURN NULL;
     END;
-    RETURN pg_catalog.concat(epoch, '.', base OPERATOR(pg_catalog.+) 1);
+    RETURN concat(epoch, '.', base + 1);
 END $$;
 -- +goose StatementEnd
 

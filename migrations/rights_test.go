@@ -18,6 +18,13 @@ import (
 
 const oneEvent = `SELECT base FROM pipeops.append_one('build/1', -1, gen_random_uuid(), '', 'A', 1, '{"n": 1}', now(), '', '', '', '', 0, '')`
 
+const (
+	nextEvent = `SELECT pipeops.append_next_one(pg_postmaster_start_time(), 'build/2', 1, gen_random_uuid(), '', 'A', 1, '{"n": 1}', now(),
+		'', '', '', '', 0, '')`
+	nextEvents = `SELECT pipeops.append_next(pg_postmaster_start_time(), '{build/3,build/4}', '{1,1}', ARRAY[gen_random_uuid(), gen_random_uuid()],
+		'{"",""}', '{A,A}', '{1,1}', ARRAY['{}'::bytea, '{}'::bytea], ARRAY[now(), now()], '{"",""}', '{"",""}', '{"",""}', '{"",""}', '{0,0}', '{"",""}')`
+)
+
 // setup gives the schema with two events, and connections of its owner (a superuser here) and of the application.
 func setup(t *testing.T) (owner, app *pgx.Conn) {
 	t.Helper()
@@ -170,6 +177,22 @@ func TestAFunctionOfTheSameNameElsewhereIsNotCalledByAppend(t *testing.T) {
 	must(t, app, "SET search_path = evil, pipeops, pg_catalog")
 	must(t, app, "CREATE TEMPORARY TABLE events (position bigint, log_epoch bigint, stream text, version bigint, id uuid)")
 	must(t, app, oneEvent)
+	must(t, app, nextEvent)
+	must(t, app, nextEvents)
+}
+
+// A variable's type is found by the path as well, and a domain runs code: its CHECK.
+func TestATypeOfTheSameNameElsewhereIsNotUsedByAppend(t *testing.T) {
+	t.Parallel()
+	for _, call := range []string{oneEvent, nextEvent, nextEvents} {
+		_, app := setup(t)
+		must(t, app, `CREATE FUNCTION pg_temp.evil(v pg_catalog.anyelement) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN RAISE 'evil'; END $$;
+			CREATE DOMAIN pg_temp.text AS pg_catalog.text CHECK (pg_temp.evil(VALUE));
+			CREATE DOMAIN pg_temp.timestamptz AS pg_catalog.timestamptz CHECK (pg_temp.evil(VALUE));
+			CREATE DOMAIN pg_temp.int8 AS pg_catalog.int8 CHECK (pg_temp.evil(VALUE));
+			SET search_path = pg_temp, projections, pg_catalog`)
+		must(t, app, call)
+	}
 }
 
 func TestEventsJSONShowsBodiesAndSurvivesAnyOfThem(t *testing.T) {

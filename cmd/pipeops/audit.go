@@ -16,6 +16,7 @@ import (
 
 	"github.com/pipeops/pipeops/domain"
 	"github.com/pipeops/pipeops/eventstore/verify"
+	"github.com/pipeops/pipeops/internal/local"
 	"github.com/pipeops/pipeops/internal/seal"
 	"github.com/pipeops/pipeops/migrations"
 )
@@ -282,17 +283,28 @@ func auditFork() *cobra.Command {
 	var yes bool
 	cmd := &cobra.Command{
 		Use: "fork", Short: "Say that a restore or failover may have lost the end of the log (raises the log epoch)", Args: cobra.NoArgs,
-		Long: `Uses PIPEOPS_MIGRATE_URL (default DATABASE_URL), the login that owns the schema. Readers whose cursor is beyond the log's
+		Long: `Uses PIPEOPS_MIGRATE_URL (default DATABASE_URL), the login that owns the schema; without either the PostgreSQL that
+pipeops up keeps in the home, which it starts and stops again. Readers whose cursor is beyond the log's
 end learn that it has forked, and tree heads are signed again, under a name of the new epoch. Type it after every restore
 from a backup and every failover to a standby that may not have seen all; it can't be undone, and does no harm when
 nothing was lost.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := loadConfig("DATABASE_URL")
+			cfg, err := loadConfig()
 			if err != nil {
 				return err
 			}
 			if !yes {
 				return usage("this can't be undone: add --yes once you know that the database was restored, or has failed over")
+			}
+			if cfg.MigrateURL == "" && local.HasPostgres(cfg.Home) {
+				stop, err := startOwnPostgres(cmd.Context(), &cfg)
+				if err != nil {
+					return err
+				}
+				defer stop()
+			}
+			if err := cfg.Need("DATABASE_URL"); err != nil && cfg.MigrateURL == "" {
+				return &coded{exitUsage, err}
 			}
 			epoch, first, err := migrations.Fork(cmd.Context(), cfg.MigrateURL, atLeast)
 			if err != nil {

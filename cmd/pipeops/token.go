@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pipeops/pipeops/domain"
+	"github.com/pipeops/pipeops/eventstore"
 	"github.com/pipeops/pipeops/handlers/commands"
 	"github.com/pipeops/pipeops/internal/records"
 )
@@ -114,7 +115,7 @@ func tokenRevoke() *cobra.Command {
 	}
 }
 
-// revoke ends a token, and then puts that on record. Cut short in between, the same again records it.
+// revoke ends a token, and then puts that on record. Cut short in between, the same again records it, by its id for certain.
 func (c *core) revoke(ctx context.Context, nameOrID string) (done []records.Token, err error) {
 	all, err := c.tokens.List(ctx)
 	if err != nil {
@@ -148,11 +149,36 @@ func (c *core) recordRevoked(ctx context.Context, t records.Token, at time.Time)
 	return known, err
 }
 
+// revocations gives the ids of the tokens whose end is on record.
+func (c *core) revocations(ctx context.Context) (told map[string]bool, err error) {
+	told = map[string]bool{}
+	for r, err := range c.store.Read(ctx, eventstore.Query{Types: []string{domain.TypeOf(domain.TokenRevoked{})}}) {
+		if err != nil {
+			return nil, err
+		}
+		e, err := r.Decode()
+		if err != nil {
+			return nil, err
+		}
+		if revoked, ok := e.(domain.TokenRevoked); ok {
+			told[revoked.Token] = true
+		}
+	}
+	return told, nil
+}
+
 // completeRecord records what is missing of the tokens of that name or id that are revoked already.
 func (c *core) completeRecord(ctx context.Context, nameOrID string) (done []records.Token, err error) {
 	all, err := c.tokens.Revoked(ctx)
+	if err != nil {
+		return nil, err
+	}
+	told, err := c.revocations(ctx)
+	if err != nil {
+		return nil, err
+	}
 	for _, t := range all {
-		if t.ID != nameOrID && t.Name != nameOrID {
+		if t.ID != nameOrID && t.Name != nameOrID || told[t.ID] {
 			continue
 		}
 		known, err := c.recordRevoked(ctx, t, *t.RevokedAt)

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/pipeops/pipeops/domain"
 	"github.com/pipeops/pipeops/internal/config"
 	"github.com/pipeops/pipeops/internal/records"
 )
@@ -78,7 +79,12 @@ func TestARevocationThatIsCutShortIsRecordedByTheNextTry(t *testing.T) {
 		t.Errorf("got %s, it is on record %d times", out, revoked())
 	}
 	o.fails(exitRefused, "no valid token", "token", "revoke", "ci")
-	if n := revoked(); n != 1 {
+	_, old, err := o.core.tokens.Create(t.Context(), "old") // its end was recorded by a version that took another command id
+	o.must(err)
+	o.must(o.core.tokens.Revoke(t.Context(), old.ID))
+	o.must(o.core.record(t.Context(), domain.TokenRevoked{Token: old.ID, Name: old.Name}))
+	o.fails(exitRefused, "no valid token", "token", "revoke", "old")
+	if n := revoked(); n != 2 {
 		t.Errorf("it is on record %d times", n)
 	}
 }

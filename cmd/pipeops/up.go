@@ -275,6 +275,26 @@ func foundCluster() string {
 	return ""
 }
 
+// startOwnPostgres runs the PostgreSQL of a home in which `up` isn't running, for a command that needs nothing else.
+func startOwnPostgres(ctx context.Context, cfg *config.Config) (stop func(), err error) {
+	release, err := exclusive(filepath.Join(cfg.Home, "up.lock"))
+	if err != nil {
+		return nil, fmt.Errorf("pipeops runs in %s (type pipeops down first): %w", cfg.Home, err)
+	}
+	lc := localConfig(*cfg, slog.New(slog.DiscardHandler))
+	stop = func() {
+		if err := local.Down(context.WithoutCancel(ctx), lc); err != nil {
+			progress("PostgreSQL was left running, type pipeops down: %v", err)
+		}
+		release()
+	}
+	if cfg.MigrateURL, err = local.StartPostgres(ctx, lc); err != nil {
+		stop()
+		return nil, wrap("start PostgreSQL", err)
+	}
+	return stop, nil
+}
+
 // writeReached leaves the address and a token for the other commands.
 func writeReached(ctx context.Context, cfg config.Config, c *core) error {
 	file := filepath.Join(cfg.Home, "token")

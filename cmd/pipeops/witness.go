@@ -45,19 +45,27 @@ func (w *witness) check(ctx context.Context) error {
 // look reads what the home has seen of this log.
 func (w *witness) look(ctx context.Context) error {
 	c, err := readCheckpoint(w.file)
-	if err != nil || c.Size == 0 {
+	if err != nil {
 		return err
 	}
 	id, err := w.store.LogID(ctx)
 	if err != nil {
 		return err
 	}
-	if c.LogID != id {
+	if c.LogID != id { // or there is no file
 		w.keptIn = w.of(id)
 		c, err = readCheckpoint(w.keptIn) // there is one where the home comes back to this log
 	}
 	w.kept = c
 	return err
+}
+
+// lookAgain takes over what another process of this home has kept meanwhile.
+func (w *witness) lookAgain() {
+	c, err := readCheckpoint(w.file)
+	if err == nil && c.LogID == w.kept.LogID && (c.Epoch > w.kept.Epoch || c.Epoch == w.kept.Epoch && c.Size > w.kept.Size) {
+		w.kept = c
+	}
 }
 
 // of is where the checkpoint of a log stays that the home has left.
@@ -81,8 +89,8 @@ func readCheckpoint(file string) (c verify.Checkpoint, err error) {
 	return c, nil
 }
 
-// compare refuses a log that doesn't begin with what was kept of it: it lost that, or has something else there. Where
-// the log's epoch was raised since, whoever did that knows.
+// compare refuses a log that doesn't begin with what was kept of it: it lost that, or has grown otherwise since. Where the
+// log's epoch was raised since, whoever did that knows.
 func (w *witness) compare(ctx context.Context) error {
 	difference, err := w.differs(ctx)
 	switch {
@@ -148,6 +156,7 @@ func (w *witness) keep(ctx context.Context) error {
 	if err != nil || head.Epoch == w.kept.Epoch && head.Size == w.kept.Size && head.Root == w.kept.Root {
 		return err
 	}
+	w.lookAgain()
 	if err := w.compare(ctx); err != nil {
 		return err
 	}

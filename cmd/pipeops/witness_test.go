@@ -21,6 +21,7 @@ import (
 	"github.com/pipeops/pipeops/eventstore/verify"
 	"github.com/pipeops/pipeops/internal/bus"
 	"github.com/pipeops/pipeops/internal/config"
+	"github.com/pipeops/pipeops/internal/local"
 	"github.com/pipeops/pipeops/internal/seal"
 	"github.com/pipeops/pipeops/internal/testenv"
 	"github.com/pipeops/pipeops/migrations"
@@ -253,7 +254,7 @@ func TestNothingIsAppendedToALogThatLostWhatTheHomeHasSeen(t *testing.T) {
 		return cmd.ExecuteContext(ctx)
 	}
 	for _, command := range []string{
-		"up", "token create laptop", "token revoke laptop", "audit key rotate", "worker enroll --class build",
+		"up", "token create laptop", "token revoke laptop", "audit key rotate --yes", "worker enroll --class build",
 	} {
 		if err := run(strings.Fields(command)...); err == nil || exitCode(err) != exitRefused || !strings.Contains(err.Error(), "pipeops audit fork") {
 			t.Errorf("%s: %v, want it to refuse until a fork is declared", command, err)
@@ -301,10 +302,87 @@ func TestAHomeThatMovesToAnotherLogServesItAndKeepsWhatItHasSeenOfTheFirst(t *te
 	h.restore(5)
 	h.appends(20)
 	h.refuses("the log is not what " + aside + " has seen")
+	h.must(os.Remove(h.file()))
+	h.refuses("the log is not what " + aside + " has seen")
 	_, _, err = migrations.Fork(t.Context(), first, 0)
 	h.must(err)
 	h.grow(1)
 	h.must(h.serves())
+}
+
+func TestWhatAnotherCopyOfServeHasSeenIsNotForgotten(t *testing.T) {
+	t.Parallel()
+	h := newHome(t)
+	h.grow(10)
+	behind := h.open(h.cfg.Home)
+	defer behind.store.Close()
+	h.must(behind.witness.keep(t.Context()))
+	lost := h.grow(10)
+	ahead := h.open(h.cfg.Home)
+	defer ahead.store.Close()
+	h.must(ahead.witness.keep(t.Context()))
+	h.restore(15)
+	h.grow(1)
+	if err := behind.witness.keep(t.Context()); exitCode(err) != exitRefused || !isConflict(err) {
+		t.Errorf("got %v, want it to refuse", err)
+	}
+	if kept, err := os.ReadFile(h.file()); err != nil || string(kept) != lost.Checkpoint {
+		t.Errorf("the file has %s, %v, want what is lost: %s", kept, err, lost.Checkpoint)
+	}
+}
+
+func TestAForkOfTheHomesOwnPostgresIsDeclaredWithoutItsAddress(t *testing.T) {
+	dir, err := os.MkdirTemp("", "pipeops-fork-") //nolint:usetesting // t.TempDir is closed to PostgreSQL's user
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // as up does
+		t.Fatal(err)
+	}
+	for name, value := range map[string]string{"PIPEOPS_HOME": dir, "DATABASE_URL": "", "PIPEOPS_MIGRATE_URL": ""} {
+		t.Setenv(name, value)
+	}
+	fork := func() (said string, err error) {
+		var out bytes.Buffer
+		cmd := root()
+		cmd.SetArgs([]string{"audit", "fork", "--yes"})
+		cmd.SetOut(&out)
+		cmd.SetErr(io.Discard)
+		err = cmd.ExecuteContext(t.Context())
+		return out.String(), err
+	}
+	if _, err := fork(); exitCode(err) != exitUsage || !strings.Contains(err.Error(), "DATABASE_URL") {
+		t.Errorf("no database at all: %v", err)
+	}
+	lc := local.Config{Home: dir}
+	t.Cleanup(func() {
+		if err := errors.Join(local.Down(context.Background(), lc), os.RemoveAll(dir)); err != nil {
+			t.Error(err)
+		}
+	})
+	url, err := local.StartPostgres(t.Context(), lc)
+	if err == nil {
+		_, err = migrations.Up(t.Context(), url, slog.New(slog.DiscardHandler))
+	}
+	if err = errors.Join(err, local.Down(t.Context(), lc)); err != nil {
+		t.Fatal(err)
+	}
+	for epoch := 2; epoch <= 3; epoch++ { // it is started, and stopped again
+		if said, err := fork(); err != nil || said != fmt.Sprintf("log epoch %d begins at position 1\n", epoch) {
+			t.Errorf("got %s, %v", said, err)
+		}
+		if _, err := pgx.Connect(t.Context(), url); err == nil {
+			t.Error("PostgreSQL was left running")
+		}
+	}
+	release, err := exclusive(filepath.Join(dir, "up.lock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer release()
+	if _, err := fork(); err == nil || !strings.Contains(err.Error(), "pipeops down") {
+		t.Errorf("while up runs: %v", err)
+	}
 }
 
 func TestAFileThatIsNoCheckpointIsRefused(t *testing.T) {

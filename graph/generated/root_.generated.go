@@ -3007,7 +3007,7 @@ type EventPage {
   "By name or id; null when there is none."
   project(name: String, id: ID, asOf: Moment, atLeast: Cursor): Project
   "What runs where: one row per environment and service. Without a project: of the projects that ` + "`" + `projects(first, after)` + "`" + ` gives."
-  status(project: ID, first: Int! = 100, after: String, asOf: Moment, atLeast: Cursor): [Status!]!
+  status(project: ID, first: Int! = 50, after: String, asOf: Moment, atLeast: Cursor): [Status!]!
 }
 
 extend type Mutation {

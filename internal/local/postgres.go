@@ -41,6 +41,12 @@ func StartPostgres(ctx context.Context, c Config) (string, error) {
 	return p.start(ctx)
 }
 
+// HasPostgres says whether StartPostgres has made a cluster in a home.
+func HasPostgres(home string) bool {
+	_, err := os.Stat(filepath.Join(postgres{folder: filepath.Join(home, "postgres")}.data(), "PG_VERSION"))
+	return err == nil
+}
+
 type postgres struct {
 	Config
 	bin, folder string

@@ -233,7 +233,7 @@ func (b *bench) askThePast(ctx context.Context, s *served, of past) error {
 		{"project", "project(id: $project, asOf: $asOf) " + project},
 		{"projects, a page of 100", "projects(after: $name, asOf: $asOf) " + project},
 		{"status of a project", "status(project: $project, asOf: $asOf) " + status},
-		{"status of 100 projects", "status(after: $name, asOf: $asOf) " + status},
+		{"status, a page of 50 projects", "status(after: $name, asOf: $asOf) " + status},
 		{"build", "build(id: $build, asOf: $asOf) " + build},
 		{"builds", "builds(project: $project, asOf: $asOf) " + build},
 		{"builds of a commit", "builds(project: $project, commit: $commit, asOf: $asOf) " + build},
