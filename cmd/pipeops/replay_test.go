@@ -203,7 +203,7 @@ func (o *office) replayProjections() {
 	o.exec(`ALTER TABLE projections.timeline_v1 RENAME TO gone`)
 	o.fails(exitFailure, "internal error", "replay", "projections", "builds", "timeline")
 	o.exec(`ALTER TABLE projections.gone RENAME TO timeline_v1`)
-	if log := o.run("audit", "log", "--type", "ReplayRun"); !strings.Contains(log, "replay projection timeline: ") {
+	if log := o.run("audit", "log", "--type", "ReplayRun"); !strings.Contains(log, "failed at projection timeline: internal error err_") {
 		o.t.Errorf("the log says\n%s", log)
 	}
 	log := o.run("audit", "log", "--type", "ReplayRun", "--json")

@@ -128,13 +128,16 @@ func TestNewCheckpointsArePostedWithTheirProof(t *testing.T) {
 	w.exec(`ALTER TABLE pipeops.events DISABLE TRIGGER USER; DELETE FROM pipeops.events WHERE position > 100;
 		ALTER TABLE pipeops.tree_heads DISABLE TRIGGER USER; DELETE FROM pipeops.tree_heads WHERE size > 10;
 		ALTER TABLE pipeops.tree_tiles DISABLE TRIGGER USER; DELETE FROM pipeops.tree_tiles`)
+	var err error
+	w.signer, err = eventstore.NewSigner(eventstore.SignerConfig{Store: w.store, Keys: w.keys, Leader: w.leads, Log: w.log}) // the one before remembers
+	must(t, err)
 	grow(1)
 	var conflict *eventstore.HeadConflictError
 	if err := poster().RunOnce(t.Context()); !errors.As(err, &conflict) || conflict.Size != 520 || conflict.Position != 102 {
 		t.Errorf("got %v, want that the witness has seen more", err)
 	}
 	w.exec("SELECT pipeops.raise_log_epoch()")
-	_, err := w.signer.Sign(t.Context())
+	_, err = w.signer.Sign(t.Context())
 	must(t, err)
 	must(t, poster().RunOnce(t.Context()))
 	if wit.seen[2].Size != 101 || wit.seen[1].Size != 520 {
