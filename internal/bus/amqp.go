@@ -251,25 +251,29 @@ func (r *rabbit) connectedSince() (time.Time, bool) {
 	return out, true
 }
 
-// close lets publishers end first: Watermill panics when a channel is closed in
-// order under a publisher. One that still waits after closeLimit ends with its
-// connection.
+// close lets publishers and subscriptions end first: Watermill panics when a
+// channel is closed in order under a publisher, and a subscription that ends
+// races with the end of its connection. One that still waits after closeLimit
+// ends with its connection.
 func (r *rabbit) close() error {
 	r.mu.Lock()
 	r.closed = true
 	r.mu.Unlock()
-	published := make(chan struct{})
-	go func() { r.publishing.Wait(); close(published) }()
+	ended := make(chan struct{})
+	go func() {
+		r.publishing.Wait()
+		r.ending.Wait()
+		close(ended)
+	}()
 	timer := time.NewTimer(closeLimit)
 	defer timer.Stop()
 	select {
-	case <-published:
+	case <-ended:
 	case <-timer.C:
 	}
 	err := together(context.Background(), 2, func(_ context.Context, i int) error {
 		return [...]*link{r.in, r.out}[i].close()
 	})
-	<-published
-	r.ending.Wait()
+	<-ended
 	return err
 }
