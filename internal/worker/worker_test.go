@@ -611,14 +611,16 @@ func TestReportsOfAStoppedAttemptAreGivenUp(t *testing.T) {
 			}
 			return false, bus.ErrUnavailable
 		}}
-		stopped := make(chan error, 1)
+		begun, stopped := make(chan struct{}), make(chan error, 1)
 		b := start(t, f, func(ctx context.Context, a *worker.Attempt) error {
+			close(begun)
 			a.Report(domain.LayerBuilt{})
 			err := hang(stopped)(ctx, a)
 			<-time.After(10 * time.Second) // that tidying up takes
 			return err
 		}, nil)
 		b.Await(t, b.want("bld_1"), workertest.Has[domain.BuildStarted])
+		<-begun // with its grant, which is an answer too
 		b.Lose(func(bus.Answer) bool { return true })
 		if err := <-stopped; !errors.Is(err, worker.ErrNoContact) {
 			t.Errorf("stopped for %v", err)
@@ -635,9 +637,13 @@ func TestStopWithoutAControlPlaneEndsAllTheSame(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		f := &faulty{Bus: bus.NewInProcess(bus.Config{})}
-		stopped := make(chan error, 1)
-		b := start(t, f, hang(stopped), nil)
+		begun, stopped := make(chan struct{}), make(chan error, 1)
+		b := start(t, f, func(ctx context.Context, a *worker.Attempt) error {
+			close(begun)
+			return hang(stopped)(ctx, a)
+		}, nil)
 		b.Await(t, b.want("bld_1"), workertest.Has[domain.BuildStarted])
+		<-begun
 		b.Lose(func(bus.Answer) bool { return true })
 		began := time.Now()
 		b.stop()
