@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
 	"sync"
 	"time"
 
@@ -19,7 +18,8 @@ const (
 	slowCommit   = 2 * time.Second  // then the log says who is in the way
 	firstBackoff = 20 * time.Millisecond
 	lastBackoff  = 2 * time.Second
-	gatherPause  = 30 * time.Microsecond // longer than a caller needs to come back, far shorter than a flush
+	gatherPause  = 200 * time.Microsecond // longer than a caller needs to come back, shorter than a flush
+	maxMisses    = 6                      // then one batch in 64 waits, to see whether callers come back again
 )
 
 var errCommitTooLong = errors.New("no answer from the database for " + commitWithin.String())
@@ -38,18 +38,24 @@ type committer struct {
 	conn      *pgx.Conn     // nil when lost
 	versions  versions
 	columns   columns
-	crowd     int // how many were in the batch or behind it when one was last answered
+	crowd     int           // how many were in the batch or behind it when one was last answered
+	back      chan struct{} // 1: the crowd that gather waits for is there
+	patience  *time.Timer
+	misses    int // how often in a row gather waited in vain
+	skips     int // so many batches more leave without waiting
 
-	mu     sync.Mutex
-	queue  []*request
-	taken  footprint // of the batch that is being taken
-	closed bool
+	mu      sync.Mutex
+	queue   []*request
+	awaited int       // how many gather waits for; 0: it doesn't
+	taken   footprint // of the batch that is being taken
+	closed  bool
 }
 
 func newCommitter(config Config, settings *pgx.ConnConfig, hints *hints, committed func()) *committer {
 	return &committer{
 		config: config, settings: settings, hints: hints, committed: committed,
 		wake: make(chan struct{}, 1), closing: make(chan struct{}), done: make(chan struct{}), turn: make(chan struct{}, 1),
+		back: make(chan struct{}, 1), patience: time.NewTimer(0),
 	}
 }
 
@@ -61,6 +67,10 @@ func (c *committer) do(ctx context.Context, r *request) (Appended, error) {
 		return Appended{}, ErrClosed
 	}
 	c.queue = append(c.queue, r)
+	if c.awaited > 0 && len(c.queue) >= c.awaited {
+		c.awaited = 0
+		signal(c.back)
+	}
 	c.mu.Unlock()
 	select {
 	case c.turn <- struct{}{}:
@@ -168,12 +178,44 @@ func (r *request) closed() answer {
 
 // gather waits a moment for those who were just answered: they tend to come back, and a batch that leaves without them
 // makes them wait for a flush more. It ends when as many wait as were there before, or nobody has come for a while.
+// The more often that was in vain, the more batches leave at once.
 func (c *committer) gather() {
-	for queued, since := c.queued(), time.Now(); c.crowd > 1 && queued < c.crowd && time.Since(since) < gatherPause; runtime.Gosched() {
-		if now := c.queued(); now > queued {
-			queued, since = now, time.Now()
+	if c.crowd < 2 {
+		return
+	}
+	if c.skips > 0 {
+		c.skips--
+		return
+	}
+	for before, queued := -1, c.expect(c.crowd); queued < c.crowd; before, queued = queued, c.expect(c.crowd) {
+		if queued == before {
+			c.expect(0)
+			c.misses = min(c.misses+1, maxMisses)
+			c.skips = 1<<c.misses - 2
+			return
+		}
+		c.patience.Reset(gatherPause)
+		select {
+		case <-c.back:
+			c.patience.Stop()
+		case <-c.patience.C:
 		}
 	}
+	c.misses = 0
+}
+
+// expect has do signal back as soon as n are queued, unless they are there already (0: not at all), and says how many are.
+func (c *committer) expect(n int) (queued int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	select {
+	case <-c.back: // of an earlier crowd
+	default:
+	}
+	if c.awaited = n; len(c.queue) >= n {
+		c.awaited = 0
+	}
+	return len(c.queue)
 }
 
 // take cuts the next batch from the queue. Two requests that share a stream, an id or a cursor never stand in the same
