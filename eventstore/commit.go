@@ -38,6 +38,7 @@ type committer struct {
 	conn      *pgx.Conn     // nil when lost
 	versions  versions
 	columns   columns
+	wire      []byte        // the statement in flight
 	crowd     int           // how many were in the batch or behind it when one was last answered
 	back      chan struct{} // 1: the crowd that gather waits for is there
 	patience  *time.Timer

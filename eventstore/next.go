@@ -19,6 +19,7 @@ const (
 // the server process lives, which the server checks; a failover may lose the end of a stream.
 type versions struct {
 	server     []byte // when that process started, as an argument; nil: not known
+	epoch      int64  // of the last append; 0: not known
 	young, old map[domain.Stream]int64
 	careful    int // so many batches are sent with look-ups
 }
@@ -40,7 +41,7 @@ func (v *versions) areNext(batch []*request) bool {
 		v.careful--
 		return false
 	}
-	if v.server == nil {
+	if v.server == nil || v.epoch == 0 {
 		return false
 	}
 	for _, r := range batch {

@@ -1,14 +1,17 @@
 package eventstore
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/pipeops/pipeops/domain"
 )
@@ -95,24 +98,24 @@ const (
 		$21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31)`
 	hintOfMany = ", pg_notify('" + channel + "', (base + cardinality($7::uuid[]))::text)"
 
-	nextOne  = "pipeops.append_next_one($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)"
-	nextMany = "pipeops.append_next($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)"
+	knownOne  = "pipeops.append_known_one($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)"
+	knownMany = "pipeops.append_known($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)"
 
-	hintOfNext = ", CASE WHEN last IS NOT NULL THEN pg_notify('" + channel + "', split_part(last, '.', 2)) END"
+	hintOfKnown = ", CASE WHEN last IS NOT NULL THEN pg_notify('" + channel + "', last::text) END"
 )
 
 // executeNext is execute for a batch of which all events are the next ones of their streams; false when they aren't, and
 // nothing is written.
 func (c *committer) executeNext(ctx context.Context, batch []*request, hint bool) (before domain.Cursor, done bool, err error) {
-	function, arguments := nextMany, [][]byte{c.versions.server}
+	function, arguments := knownMany, [][]byte{c.versions.server, encodeBigint(c.versions.epoch)}
 	if isOne(batch) {
-		function, arguments = nextOne, append(arguments, argumentsOfNextOne(batch[0])...)
+		function, arguments = knownOne, append(arguments, argumentsOfNextOne(batch[0])...)
 	} else {
 		arguments = append(arguments, c.columns.argumentsOfNext(batch)...)
 	}
 	text := "SELECT " + function
 	if hint {
-		text = "SELECT last" + hintOfNext + " FROM " + function + " last"
+		text = "SELECT last" + hintOfKnown + " FROM " + function + " last"
 	}
 	row, err := c.query(ctx, text, arguments)
 	if err != nil {
@@ -122,7 +125,8 @@ func (c *committer) executeNext(ctx context.Context, batch []*request, hint bool
 		c.versions.careful = carefulBatches
 		return before, false, c.versions.meet(ctx, c.conn)
 	}
-	before, err = domain.ParseCursor(string(row[0]))
+	before.LogEpoch = c.versions.epoch
+	before.Position, err = strconv.ParseInt(string(row[0]), 10, 64)
 	for _, r := range batch {
 		before.Position -= int64(len(r.ids))
 	}
@@ -153,6 +157,7 @@ func (c *committer) execute(ctx context.Context, batch []*request, hint bool) (b
 		return before, nil, err
 	}
 	if before.LogEpoch, err = strconv.ParseInt(string(row[0]), 10, 64); err == nil {
+		c.versions.epoch = before.LogEpoch
 		before.Position, err = strconv.ParseInt(string(row[1]), 10, 64)
 	}
 	if err == nil && row[2] != nil {
@@ -162,8 +167,8 @@ func (c *committer) execute(ctx context.Context, batch []*request, hint bool) (b
 }
 
 // query gives the one row of a statement, as text. Its arguments are in binary form.
-func (c *committer) query(ctx context.Context, text string, arguments [][]byte) ([][]byte, error) {
-	binary, conn := []int16{pgx.BinaryFormatCode}, c.conn.PgConn()
+func (c *committer) query(ctx context.Context, text string, arguments [][]byte) (row [][]byte, err error) {
+	conn := c.conn.PgConn()
 	name := ""
 	if c.settings.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement {
 		prepared, err := c.conn.Prepare(ctx, text, text) // once per connection
@@ -176,20 +181,69 @@ func (c *committer) query(ctx context.Context, text string, arguments [][]byte) 
 		return nil, cause
 	}
 	lift := limit(ctx, conn)
-	var result *pgconn.Result
 	if name != "" {
-		result = conn.ExecPrepared(context.Background(), name, arguments, binary, nil).Read()
+		row, err = c.executePrepared(name, arguments)
 	} else { // as the database's address asks, for a pooler that keeps no statements
-		result = conn.ExecParams(context.Background(), text, arguments, nil, binary, nil).Read()
+		result := conn.ExecParams(context.Background(), text, arguments, nil, binaryForm, nil).Read()
+		if err = result.Err; err == nil {
+			row = result.Rows[0]
+		}
 	}
 	lift()
-	if result.Err != nil {
-		if cause := context.Cause(ctx); cause != nil {
-			return nil, fmt.Errorf("%w: %w", cause, result.Err)
-		}
-		return nil, result.Err
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		return nil, fmt.Errorf("%w: %w", cause, err)
 	}
-	return result.Rows[0], nil
+	return row, err
+}
+
+var binaryForm = []int16{pgx.BinaryFormatCode}
+
+// executePrepared is pgconn's ExecPrepared for one row, without asking how the row looks, and with a buffer that stays: pgconn
+// has one grow anew, by doubling, for each statement of over 1 KB. Errors but the server's close the connection.
+func (c *committer) executePrepared(name string, arguments [][]byte) (row [][]byte, err error) {
+	if cap(c.wire) > maxKept {
+		c.wire = nil
+	}
+	c.wire, err = (&pgproto3.Bind{PreparedStatement: name, ParameterFormatCodes: binaryForm, Parameters: arguments}).Encode(c.wire[:0])
+	if err == nil {
+		c.wire, err = (&pgproto3.Execute{}).Encode(c.wire)
+	}
+	if err == nil {
+		c.wire, err = (&pgproto3.Sync{}).Encode(c.wire)
+	}
+	if err != nil { // nothing was sent
+		return nil, err
+	}
+	if _, err := c.conn.PgConn().Conn().Write(c.wire); err != nil {
+		return nil, c.lost(err)
+	}
+	var refused error
+	for {
+		message, err := c.conn.PgConn().ReceiveMessage(context.Background())
+		if err != nil {
+			return nil, c.lost(errors.Join(refused, err))
+		}
+		switch m := message.(type) {
+		case *pgproto3.DataRow:
+			for _, value := range m.Values {
+				row = append(row, bytes.Clone(value))
+			}
+		case *pgproto3.ErrorResponse:
+			refused = pgconn.ErrorResponseToPgError(m)
+		case *pgproto3.ReadyForQuery:
+			if refused == nil && row == nil {
+				return nil, c.lost(errors.New("the statement gave no row"))
+			}
+			return row, refused
+		}
+	}
+}
+
+// lost closes the connection, on which an answer may be outstanding.
+func (c *committer) lost(err error) error {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel() // it waits for nothing
+	return errors.Join(err, c.conn.Close(ctx))
 }
 
 // limit ends what is in flight on a connection, and the connection, when ctx ends, until lift. pgconn's own way takes a

@@ -165,7 +165,7 @@ func rights(login, database string) string {
 		GRANT USAGE ON SCHEMA pipeops TO $app;
 		-- The log: call append, read, nothing else.
 		GRANT EXECUTE ON FUNCTION pipeops.append, pipeops.append_one, pipeops.append_next, pipeops.append_next_one,
-		                          pipeops.body_json, pipeops.index_blocks TO $app;
+		                          pipeops.append_known, pipeops.append_known_one, pipeops.body_json, pipeops.index_blocks TO $app;
 		GRANT SELECT ON pipeops.events, pipeops.events_json, pipeops.log_epochs, pipeops.cursors,
 		                pipeops.event_blocks, pipeops.event_blocks_head, pipeops.schema_versions TO $app;
 		GRANT SELECT, DELETE ON pipeops.deliveries TO $app;
