@@ -30,7 +30,7 @@ const obstacles = `
 
 // steps of an append, and what stops it there.
 var steps = []struct{ name, obstacle string }{
-	{"has the lock, has written nothing", "LOCK TABLE pipeops.log_epochs IN ACCESS EXCLUSIVE MODE"},
+	{"has the lock, has written nothing", "LOCK TABLE pipeops.events IN SHARE MODE"},
 	{"has inserted", "SELECT pg_advisory_xact_lock(1)"},
 	{"is about to commit", "SELECT pg_advisory_xact_lock(2)"},
 	{"has committed, and its answer is on the way", ""},
