@@ -20,6 +20,7 @@ const (
 	MaxBody   = 256 << 10 // one event's body
 	MaxAppend = 64 << 20  // all bodies and attachments of one append
 	maxText   = 1 << 10   // any other field; PostgreSQL could not index more than 2,704
+	uuidText  = 36
 )
 
 // NewEvent is an event to be recorded. Its fields are those of domain.Recorded.
@@ -184,7 +185,7 @@ func checkEvent(e NewEvent, seen *set[string]) ([16]byte, error) {
 	id, err := uuid.Parse(e.ID)
 	var reason string
 	switch year := e.OccurredAt.UTC().Year(); {
-	case err != nil || id.String() != e.ID:
+	case err != nil || len(e.ID) != uuidText || strings.ToLower(e.ID) != e.ID:
 		reason = "its id is no UUID in lower-case text form"
 	case len(e.Body) > MaxBody:
 		return id, &TooLargeError{EventID: e.ID, Type: e.Type, Size: len(e.Body), Limit: MaxBody}

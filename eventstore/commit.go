@@ -227,7 +227,7 @@ func (c *committer) take() []*request {
 	if c.closed {
 		return nil
 	}
-	batch, rest := make([]*request, 0, len(c.queue)), []*request(nil)
+	batch, rest := make([]*request, 0, len(c.queue)), c.queue[:0]
 	c.taken.clear()
 	events, size := 0, 0
 	for i, r := range c.queue {
@@ -245,6 +245,7 @@ func (c *committer) take() []*request {
 		batch = append(batch, r)
 		events, size = events+len(r.ids), size+r.size
 	}
+	clear(c.queue[len(rest):])
 	c.queue = rest
 	return batch
 }

@@ -14,7 +14,7 @@ import (
 )
 
 // nextByHand appends what is said to be the next event of a stream.
-const nextByHand = `SELECT pipeops.append_next_one($1, $2, $3, $4, '', 'A', 1, '{}', now(), '', '', '', '', 0, '')`
+const nextByHand = `SELECT pipeops.append_known_one($1, $2, $3, $4, $5, '', 'A', 1, '{}', now(), '', '', '', '', 0, '')`
 
 func TestAStoreThatKnowsAStreamsVersionStillLosesToWhoWasFaster(t *testing.T) {
 	t.Parallel()
@@ -56,33 +56,61 @@ func TestNothingIsTakenForNextThatIsNot(t *testing.T) {
 	if err := s.owner.QueryRow(t.Context(), "SELECT pg_postmaster_start_time()").Scan(&started); err != nil {
 		t.Fatal(err)
 	}
-	next := func(server time.Time, stream domain.Stream, version int64, id string) (cursor *string) {
+	next := func(server time.Time, epoch int64, stream domain.Stream, version int64, id string) (position *int64) {
 		t.Helper()
-		if err := s.owner.QueryRow(t.Context(), nextByHand, server, string(stream), version, id).Scan(&cursor); err != nil {
+		if err := s.owner.QueryRow(t.Context(), nextByHand, server, epoch, string(stream), version, id).Scan(&position); err != nil {
 			t.Fatal(err)
 		}
-		return cursor
+		return position
 	}
 	fresh := func() string { return storetest.NewEvent("A").ID }
-	first := storetest.NewEvent("A")
-	if got := next(started, "a", 1, first.ID); got == nil || *got != "1.1" {
-		t.Errorf("into an empty log: %v", got)
+	if got := next(started, 1, "a", 1, fresh()); got != nil {
+		t.Errorf("into an empty log, of which nobody can know: %d", *got)
 	}
-	if got := next(started, "a", 2, fresh()); got == nil || *got != "1.2" {
+	first := storetest.NewEvent("A")
+	storetest.MustAppend(t, s.Store, storetest.One("a", 0, first))
+	if got := next(started, 1, "a", 2, fresh()); got == nil || *got != 2 {
 		t.Errorf("the next one: %v", got)
 	}
-	for what, got := range map[string]*string{
-		"a version that is taken": next(started, "a", 2, fresh()),
-		"an id that is taken":     next(started, "a", 3, first.ID),
-		"another server process":  next(started.Add(time.Microsecond), "a", 3, fresh()),
-		"no version":              next(started, "b", 0, fresh()),
+	for what, got := range map[string]*int64{
+		"a version that is taken": next(started, 1, "a", 2, fresh()),
+		"an id that is taken":     next(started, 1, "a", 3, first.ID),
+		"another server process":  next(started.Add(time.Microsecond), 1, "a", 3, fresh()),
+		"another epoch":           next(started, 2, "a", 3, fresh()),
+		"no version":              next(started, 1, "b", 0, fresh()),
 	} {
 		if got != nil {
-			t.Errorf("%s: %s", what, *got)
+			t.Errorf("%s: %d", what, *got)
 		}
 	}
 	if n := storetest.Count(t, s.Store); n != 2 {
 		t.Errorf("%d events", n)
+	}
+}
+
+// What was known before is not what holds in the new epoch, in which a version may have been lost.
+func TestANewEpochIsFoundByWhoKnewTheOneBefore(t *testing.T) {
+	t.Parallel()
+	s := setup(t)
+	for version := range int64(3) {
+		storetest.MustAppend(t, s.Store, storetest.One("a", version, storetest.NewEvent("A")))
+	}
+	if _, err := s.owner.Exec(t.Context(), "SELECT pipeops.raise_log_epoch(7)"); err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []domain.Cursor{{LogEpoch: 7, Position: 4}, {LogEpoch: 7, Position: 5}} {
+		got := storetest.MustAppend(t, s.Store, storetest.One("a", int64(3+i), storetest.NewEvent("A")))
+		if got.Last != want {
+			t.Errorf("appended as %s, want %s", got.Last, want)
+		}
+		if carefully := s.Careful() > 0; carefully != (i == 0) {
+			t.Errorf("event %d of the new epoch: with care %v", i, carefully)
+		}
+		s.Trust()
+	}
+	seen := storetest.Collect(t, s.Read(t.Context(), eventstore.Query{}))
+	if last := seen[len(seen)-1]; len(seen) != 5 || last.Cursor.LogEpoch != 7 || last.Version != 5 {
+		t.Errorf("%d events, the last one %s of version %d", len(seen), last.Cursor, last.Version)
 	}
 }
 

@@ -48,6 +48,7 @@ func (c *committer) send(ctx context.Context, batch []*request, hint bool) (answ
 	if err != nil {
 		return nil, fmt.Errorf("append %d requests: %w", len(batch), err)
 	}
+	answers = make([]answer, 0, len(batch))
 	byCaller := make(map[int]exception, len(exceptions))
 	for _, e := range exceptions {
 		byCaller[e.Caller] = e
@@ -121,7 +122,7 @@ func (c *committer) executeNext(ctx context.Context, batch []*request, hint bool
 	if err != nil {
 		return before, false, err
 	}
-	if row[0] == nil { // another server, perhaps
+	if row[0] == nil { // somebody was faster; or it is another server process, or epoch
 		c.versions.careful = carefulBatches
 		return before, false, c.versions.meet(ctx, c.conn)
 	}
@@ -241,8 +242,8 @@ func (c *committer) executePrepared(name string, arguments [][]byte) (row [][]by
 
 // lost closes the connection, on which an answer may be outstanding.
 func (c *committer) lost(err error) error {
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel() // it waits for nothing
+	ctx, cancel := context.WithCancelCause(context.Background())
+	cancel(err) // it waits for nothing
 	return errors.Join(err, c.conn.Close(ctx))
 }
 

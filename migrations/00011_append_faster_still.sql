@@ -4,6 +4,7 @@
 
 -- The newest epoch of log_epochs, or one that was about to be: set first, within the lock, and never taken back.
 -- So whoever knows an epoch from log_epochs, and finds it here, knows that none has begun since.
+SELECT pipeops.lock_log(); -- nobody begins one meanwhile
 CREATE SEQUENCE pipeops.newest_epoch;
 SELECT setval('pipeops.newest_epoch', (SELECT max(epoch) FROM pipeops.log_epochs));
 

@@ -23,6 +23,10 @@ const (
 		'', '', '', '', 0, '')`
 	nextEvents = `SELECT pipeops.append_next(pg_postmaster_start_time(), '{build/3,build/4}', '{1,1}', ARRAY[gen_random_uuid(), gen_random_uuid()],
 		'{"",""}', '{A,A}', '{1,1}', ARRAY['{}'::bytea, '{}'::bytea], ARRAY[now(), now()], '{"",""}', '{"",""}', '{"",""}', '{"",""}', '{0,0}', '{"",""}')`
+	knownEvent = `SELECT pipeops.append_known_one(pg_postmaster_start_time(), 1, 'build/5', 1, gen_random_uuid(), '', 'A', 1, '{"n": 1}', now(),
+		'', '', '', '', 0, '')`
+	knownEvents = `SELECT pipeops.append_known(pg_postmaster_start_time(), 1, '{build/6,build/7}', '{1,1}', ARRAY[gen_random_uuid(), gen_random_uuid()],
+		'{"",""}', '{A,A}', '{1,1}', ARRAY['{}'::bytea, '{}'::bytea], ARRAY[now(), now()], '{"",""}', '{"",""}', '{"",""}', '{"",""}', '{0,0}', '{"",""}')`
 )
 
 // setup gives the schema with two events, and connections of its owner (a superuser here) and of the application.
@@ -110,6 +114,7 @@ func TestAcceptance13_TheApplicationMayAppendAndReadAndNothingElse(t *testing.T)
 		"CREATE SCHEMA mine",
 		"INSERT INTO pipeops.log_epochs VALUES (2, 3)",
 		"SELECT pipeops.raise_log_epoch()",
+		"SELECT setval('pipeops.newest_epoch', 1)",
 		"INSERT INTO pipeops.tree_tiles VALUES (0, 0, 1, '')",
 		"INSERT INTO pipeops.tree_heads VALUES (1, 1, '', '')",
 		"INSERT INTO pipeops.log_identity VALUES (gen_random_uuid(), false)",
@@ -179,12 +184,14 @@ func TestAFunctionOfTheSameNameElsewhereIsNotCalledByAppend(t *testing.T) {
 	must(t, app, oneEvent)
 	must(t, app, nextEvent)
 	must(t, app, nextEvents)
+	must(t, app, knownEvent)
+	must(t, app, knownEvents)
 }
 
 // A variable's type is found by the path as well, and a domain runs code: its CHECK.
 func TestATypeOfTheSameNameElsewhereIsNotUsedByAppend(t *testing.T) {
 	t.Parallel()
-	for _, call := range []string{oneEvent, nextEvent, nextEvents} {
+	for _, call := range []string{oneEvent, nextEvent, nextEvents, knownEvent, knownEvents} {
 		_, app := setup(t)
 		must(t, app, `CREATE FUNCTION pg_temp.evil(v pg_catalog.anyelement) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN RAISE 'evil'; END $$;
 			CREATE DOMAIN pg_temp.text AS pg_catalog.text CHECK (pg_temp.evil(VALUE));

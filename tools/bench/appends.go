@@ -67,47 +67,82 @@ func measureAppends(ctx context.Context, b *bench) error {
 }
 
 // measureProcesses compares three processes that append to one log, and follow it as serve does, with one of them, the same
-// appends in flight. What else serve does with events (read models, policies) one process does for all.
+// appends in flight. What else serve does with events (read models, policies) one process does for all. The limit is what
+// the bare INSERTs of three processes lose, of as many rows, of which one begins when the one before is committed: faster
+// than that no log can be whose order is that of the commits.
 func (b *bench) measureProcesses(ctx context.Context, p *peers) error {
-	others := make([]*driver, 3)
-	for i := range others {
-		d, err := startGoDriver(ctx, "pipeops that follows", p.ours)
-		if err != nil {
-			return err
-		}
-		defer d.stop() //nolint:errcheck // nothing more is wanted of it
-		others[i] = d
+	ours, err := startThree(ctx, "pipeops that follows", p.ours)
+	defer ours.stop()
+	if err != nil {
+		return err
 	}
-	first := others[0]
+	bare, err := startThree(ctx, "insert in order", p.bare)
+	defer bare.stop()
+	if err != nil {
+		return err
+	}
 	for _, inFlight := range []int{63, 510} {
-		var one, three []float64
+		var rates, limits [2][]float64 // of one, of three
 		for range b.rounds {
-			alone, err := first.rate(order{inFlight, 1, b.seconds})
-			if err != nil {
-				return err
+			for _, m := range []struct {
+				of          three
+				alone, each order
+				rates       *[2][]float64
+			}{
+				{ours, order{inFlight, 1, b.seconds}, order{inFlight / 3, 1, b.seconds}, &rates},
+				{bare, order{1, inFlight, b.seconds}, order{1, inFlight / 3, b.seconds}, &limits},
+			} {
+				rate, err := m.of[0].rate(m.alone)
+				if err != nil {
+					return err
+				}
+				m.rates[0] = append(m.rates[0], rate)
+				if rate, err = m.of.rate(m.each); err != nil {
+					return err
+				}
+				m.rates[1] = append(m.rates[1], rate)
 			}
-			one = append(one, alone)
-			results := make(chan rated, len(others))
-			for _, d := range others {
-				go func() {
-					r, err := d.rate(order{inFlight / 3, 1, b.seconds})
-					results <- rated{r, err}
-				}()
-			}
-			sum := 0.0
-			var failed error
-			for range others {
-				r := <-results
-				sum, failed = sum+r.rate, errors.Join(failed, r.err)
-			}
-			if failed != nil {
-				return failed
-			}
-			three = append(three, sum)
 		}
-		b.compare(fmt.Sprintf("append by three processes, %d in flight", inFlight), three, one, "events/s", "one process", 0.8)
+		b.compare(fmt.Sprintf("append by three processes, %d in flight", inFlight), rates[1], rates[0], "events/s", "one process", 0.8)
+		b.beside(fmt.Sprintf("INSERT of %d rows by three processes in turn", inFlight/3), limits[1], limits[0], "events/s", fmt.Sprintf("one, %d rows", inFlight))
 	}
 	return nil
+}
+
+// three are drivers that do orders at the same time.
+type three []*driver
+
+func startThree(ctx context.Context, kind, url string) (t three, err error) {
+	for range 3 {
+		d, err := startGoDriver(ctx, kind, url)
+		if err != nil {
+			return t, err
+		}
+		t = append(t, d)
+	}
+	return t, nil
+}
+
+func (t three) stop() {
+	for _, d := range t {
+		_ = d.stop() // nothing more is wanted of it
+	}
+}
+
+// rate gives events a second of all.
+func (t three) rate(each order) (sum float64, err error) {
+	results := make(chan rated, len(t))
+	for _, d := range t {
+		go func() {
+			r, err := d.rate(each)
+			results <- rated{r, err}
+		}()
+	}
+	for range t {
+		r := <-results
+		sum, err = sum+r.rate, errors.Join(err, r.err)
+	}
+	return sum, err
 }
 
 type rated struct {
@@ -119,6 +154,7 @@ type rated struct {
 type peers struct {
 	drivers map[string]*driver
 	ours    string // URL of our application's login
+	bare    string // and of the bare INSERT's database
 	drops   []func()
 }
 
@@ -187,6 +223,7 @@ func (p *peers) open(ctx context.Context, b *bench, name string) error {
 		}
 	case "insert":
 		if err = makeBare(ctx, address); err == nil {
+			p.bare = address
 			d, err = startGoDriver(ctx, name, address)
 		}
 	case "message-db":

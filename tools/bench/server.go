@@ -15,7 +15,28 @@ import (
 
 // settings are those of a server that is there for a database, as PostgreSQL's manual advises (a quarter of 16 GB); what
 // pipeops up starts is as small as can be. The same for all peers.
-var settings = []string{"shared_buffers=4GB", "max_wal_size=8GB"}
+var settings = []string{"shared_buffers=4GB", "max_wal_size=8GB", "min_wal_size=4GB"}
+
+// recycle has the server write so much WAL, and keep its files: one that has run for a while writes over old files, where a
+// fresh one fills each new one with zeros first, in the time of whoever commits.
+func recycle(ctx context.Context, address string) error {
+	conn, err := pgx.Connect(ctx, address)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx) //nolint:errcheck // nothing is in flight
+	for _, statement := range []string{
+		"SELECT pg_logical_emit_message(false, 'bench', repeat(md5(i::text), 1 << 15)) FROM generate_series(1, 4 << 10) i", // of 1 MB
+		"CHECKPOINT",
+		"SELECT pg_switch_wal()",
+		"CHECKPOINT", // the first one keeps what came after the one before it
+	} {
+		if _, err := conn.Exec(ctx, statement); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // startServer runs a private PostgreSQL with fsync on in a folder of its own, which stop removes.
 func startServer(ctx context.Context) (address, home string, stop func(), err error) {
@@ -35,7 +56,9 @@ func startServer(ctx context.Context) (address, home string, stop func(), err er
 			fmt.Fprintln(os.Stderr, "bench:", err)
 		}
 	}
-	address, err = local.StartPostgres(ctx, config)
+	if address, err = local.StartPostgres(ctx, config); err == nil {
+		err = recycle(ctx, address)
+	}
 	if err != nil {
 		stop()
 		return "", "", nil, err

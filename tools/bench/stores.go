@@ -21,7 +21,7 @@ import (
 
 // stores are what a Go driver can append to.
 var stores = map[string]func(ctx context.Context, url string) (appender, func(), error){
-	"pipeops": openPipeOps, "pipeops that follows": openFollowing, "insert": openInsert, "watermill": openWatermill, "message-db": openMessageDB,
+	"pipeops": openPipeOps, "pipeops that follows": openFollowing, "insert": openInsert, "insert in order": openInOrder, "watermill": openWatermill, "message-db": openMessageDB,
 }
 
 // connections that a peer has, one a writer up to here: more slow all of them, and the server takes 200.
@@ -102,8 +102,29 @@ func openInsert(ctx context.Context, url string) (appender, func(), error) {
 	}, pool.Close, nil
 }
 
+// openInOrder inserts many rows at once, one process after the other.
+func openInOrder(ctx context.Context, url string) (appender, func(), error) {
+	pool, err := openPool(ctx, url, "bare")
+	if err != nil {
+		return nil, nil, err
+	}
+	return func(ctx context.Context, _ int, stream string, version int64, batch int) error {
+		text, arguments := manyRows(stream, version, batch)
+		both := &pgx.Batch{} // one round trip, and one transaction
+		both.Queue("SELECT pg_advisory_xact_lock(1)")
+		both.Queue(text, arguments...)
+		return pool.SendBatch(ctx, both).Close()
+	}, pool.Close, nil
+}
+
 // insertMany inserts rows of several streams at once, as a group commit of appends of one event or of ten would.
 func insertMany(ctx context.Context, pool *pgxpool.Pool, stream string, version int64, rows int) error {
+	text, arguments := manyRows(stream, version, rows)
+	_, err := pool.Exec(ctx, text, arguments...)
+	return err
+}
+
+func manyRows(stream string, version int64, rows int) (text string, arguments []any) {
 	each := int64(1)
 	if rows%10 == 0 {
 		each = 10
@@ -122,13 +143,12 @@ func insertMany(ctx context.Context, pool *pgxpool.Pool, stream string, version 
 		bodies, times, actors, correlations = append(bodies, e.Body), append(times, e.OccurredAt), append(actors, e.Actor), append(correlations, e.CorrelationID)
 		empty, zero = append(empty, ""), append(zero, 0)
 	}
-	_, err := pool.Exec(ctx, `INSERT INTO bare.events (position, log_epoch, stream, version, id, project_id, type,
+	return `INSERT INTO bare.events (position, log_epoch, stream, version, id, project_id, type,
 		schema_version, body, occurred_at, recorded_at, actor, correlation_id, causation_id, attempt, attempt_seq, trace)
 		SELECT nextval('bare.position'), 1, stream, version, id, project, type, schema, body, occurred, clock_timestamp(), actor, correlation, none, none, zero, none
 		FROM unnest($1::text[], $2::bigint[], $3::uuid[], $4::text[], $5::text[], $6::integer[], $7::bytea[], $8::timestamptz[], $9::text[], $10::text[], $11::text[], $12::bigint[])
 			AS e (stream, version, id, project, type, schema, body, occurred, actor, correlation, none, zero)`,
-		streams, versions, ids, projects, types, schemas, bodies, times, actors, correlations, empty, zero)
-	return err
+		[]any{streams, versions, ids, projects, types, schemas, bodies, times, actors, correlations, empty, zero}
 }
 
 // openWatermill publishes to one topic. It checks neither version nor id.
