@@ -22,7 +22,7 @@ func argumentsOfOne(r *request) [][]byte {
 	}
 }
 
-// argumentsOfNextOne gives those of pipeops.append_next_one, but the first.
+// argumentsOfNextOne gives those of pipeops.append_known_one, but the first two.
 func argumentsOfNextOne(r *request) [][]byte {
 	arguments := argumentsOfOne(r)
 	arguments[1] = encodeBigint(r.Writes[0].Expected + 1)
@@ -32,7 +32,7 @@ func argumentsOfNextOne(r *request) [][]byte {
 // maxKept bounds what columns keep for the next batch, in bytes of bodies.
 const maxKept = 8 << 20
 
-// argumentsOfNext gives those of pipeops.append_next, but the first. They are valid until it is called again.
+// argumentsOfNext gives those of pipeops.append_known, but the first two. They are valid until it is called again.
 func (c *columns) argumentsOfNext(batch []*request) [][]byte {
 	if cap(c.body.form) > maxKept {
 		*c = columns{}

@@ -18,8 +18,9 @@ const (
 	slowCommit   = 2 * time.Second  // then the log says who is in the way
 	firstBackoff = 20 * time.Millisecond
 	lastBackoff  = 2 * time.Second
-	gatherPause  = 200 * time.Microsecond // longer than a caller needs to come back, shorter than a flush
-	maxMisses    = 6                      // then one batch in 64 waits, to see whether callers come back again
+	gatherPause  = 200 * time.Microsecond // longer than callers need to come back; Go may make up to a millisecond of it
+	maxMisses    = 6                      // then one batch in 63 waits, to see whether callers come back again
+	cancelWithin = 15 * time.Second       // as pgconn gives a cancel request
 )
 
 var errCommitTooLong = errors.New("no answer from the database for " + commitWithin.String())
@@ -42,8 +43,10 @@ type committer struct {
 	crowd     int           // how many were in the batch or behind it when one was last answered
 	back      chan struct{} // 1: the crowd that gather waits for is there
 	patience  *time.Timer
-	misses    int // how often in a row gather waited in vain
-	skips     int // so many batches more leave without waiting
+	misses    int            // how often in a row gather waited in vain
+	skips     int            // so many batches more leave without waiting
+	overflows bool           // more waited than went into the last batch
+	ending    sync.WaitGroup // of lost connections
 
 	mu      sync.Mutex
 	queue   []*request
@@ -125,6 +128,7 @@ func (c *committer) run(ctx context.Context) {
 		r.done <- r.closed()
 	}
 	c.disconnect(ctx)
+	c.ending.Wait()
 }
 
 // lead sends a request in its caller's own goroutine and time, if it is the only one. All else, and what doesn't go
@@ -143,6 +147,7 @@ func (c *committer) lead(ctx context.Context, r *request) {
 		c.answer(batch, answers)
 	} else {
 		r.sent = err
+		r.abandoned.Store(context.Cause(ctx) != nil)
 		c.putBack(batch)
 	}
 	sound = true
@@ -178,28 +183,27 @@ func (r *request) closed() answer {
 }
 
 // gather waits a moment for those who were just answered: they tend to come back, and a batch that leaves without them
-// makes them wait for a flush more. It ends when as many wait as were there before, or nobody has come for a while.
-// The more often that was in vain, the more batches leave at once.
+// makes them wait for a flush more. It ends when as many wait as were there before. The more often that was in vain, the
+// more batches leave at once.
 func (c *committer) gather() {
-	if c.crowd < 2 {
+	if c.crowd < 2 || c.overflows {
 		return
 	}
 	if c.skips > 0 {
 		c.skips--
 		return
 	}
-	for before, queued := -1, c.expect(c.crowd); queued < c.crowd; before, queued = queued, c.expect(c.crowd) {
-		if queued == before {
-			c.expect(0)
-			c.misses = min(c.misses+1, maxMisses)
-			c.skips = 1<<c.misses - 2
-			return
-		}
+	if c.expect(c.crowd) < c.crowd {
 		c.patience.Reset(gatherPause)
 		select {
 		case <-c.back:
 			c.patience.Stop()
 		case <-c.patience.C:
+			if c.expect(0) < c.crowd {
+				c.misses = min(c.misses+1, maxMisses)
+				c.skips = 1<<c.misses - 2
+				return
+			}
 		}
 	}
 	c.misses = 0
@@ -229,6 +233,7 @@ func (c *committer) take() []*request {
 	}
 	batch, rest := make([]*request, 0, len(c.queue)), c.queue[:0]
 	c.taken.clear()
+	c.overflows = false
 	events, size := 0, 0
 	for i, r := range c.queue {
 		if r.abandoned.Load() {
@@ -236,6 +241,7 @@ func (c *committer) take() []*request {
 		}
 		if len(batch) > 0 && (events+len(r.ids) > c.config.BatchEvents || size+r.size > c.config.BatchBytes) {
 			rest = append(rest, c.queue[i:]...)
+			c.overflows = true
 			break
 		}
 		if c.taken.add(r) {
@@ -376,7 +382,7 @@ func (c *committer) try(ctx context.Context, batch []*request) (answers []answer
 	quick := c.watch(ctx, c.conn.PgConn().PID())
 	hint := c.hints.due()
 	answers, err = c.send(ctx, batch, hint)
-	if hint && isHintRefused(err) {
+	if hint && c.conn != nil && isHintRefused(err) {
 		hint = false
 		answers, err = c.send(ctx, batch, hint)
 	}
@@ -384,7 +390,7 @@ func (c *committer) try(ctx context.Context, batch []*request) (answers []answer
 	if err == nil {
 		c.hints.appended(hint)
 	}
-	if err != nil && (c.conn.IsClosed() || isPassing(err)) {
+	if err != nil && c.conn != nil && (c.conn.IsClosed() || isPassing(err)) {
 		c.disconnect(ctx)
 	}
 	return answers, err
@@ -430,6 +436,22 @@ func (c *committer) disconnect(ctx context.Context) {
 		c.config.Log.DebugContext(ctx, "closing the connection for appends", "err", err)
 	}
 	c.conn = nil
+}
+
+// lose gives up the connection, on which a statement may be under way. The server shall end that too: it would go on to
+// wait for a lock, ahead of others, with nobody there.
+func (c *committer) lose() {
+	conn := c.conn
+	if c.conn = nil; conn.IsClosed() { // then pgconn sees to it
+		return
+	}
+	c.ending.Go(func() {
+		ctx, cancel := context.WithTimeoutCause(context.Background(), cancelWithin, errCommitTooLong)
+		defer cancel()
+		if err := errors.Join(conn.PgConn().CancelRequest(ctx), conn.Close(ctx)); err != nil {
+			c.config.Log.DebugContext(ctx, "giving up a connection for appends", "err", err)
+		}
+	})
 }
 
 // isPassing says whether the same statement may well succeed later: the server restarts, is full, recovers or has become

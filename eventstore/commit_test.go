@@ -421,6 +421,40 @@ func TestACallerThatGivesUpWhileItSendsHoldsUpNobody(t *testing.T) {
 	}
 }
 
+func TestWhoGivesUpLeavesNoSessionThatWaitsForTheLock(t *testing.T) {
+	t.Parallel()
+	s := setup(t)
+	tx, err := s.owner.BeginTx(t.Context(), pgx.TxOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec(t.Context(), "SELECT pipeops.lock_log()"); err != nil {
+		t.Fatal(err)
+	}
+	isAwaited := s.lockIsAwaited(t)
+	for range 4 {
+		ctx, giveUp := context.WithCancelCause(t.Context())
+		done := make(chan error, 1)
+		go func() {
+			_, err := s.Append(ctx, storetest.One("a", 0, storetest.NewEvent("A")))
+			done <- err
+		}()
+		until(t, "the append waits for the lock", isAwaited)
+		giveUp(nil)
+		if err := <-done; err == nil {
+			t.Error("appended while another held the lock")
+		}
+		until(t, "its session has gone", func() bool { return !isAwaited() })
+	}
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	storetest.MustAppend(t, s.Store, storetest.One("a", 0, storetest.NewEvent("A")))
+	if n := storetest.Count(t, s.Store); n != 1 {
+		t.Errorf("%d events, those of callers that had given up among them", n)
+	}
+}
+
 // A hundred callers make large batches, and the sessions that write them are killed again and again; some callers share
 // a stream.
 func TestOfACrowdNothingIsLostOrDoubledWhenItsSessionsAreKilled(t *testing.T) {

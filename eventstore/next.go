@@ -16,7 +16,7 @@ const (
 
 // versions remembers to which version streams were brought by appends from here. The log never changes: so who expects
 // that version needs no look-up, as the next one is taken if anybody else has gone on since. That holds for as long as
-// the server process lives, which the server checks; a failover may lose the end of a stream.
+// the server process lives and the log epoch lasts, which the server checks; a failover may lose the end of a stream.
 type versions struct {
 	server     []byte // when that process started, as an argument; nil: not known
 	epoch      int64  // of the last append; 0: not known

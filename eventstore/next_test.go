@@ -114,6 +114,39 @@ func TestANewEpochIsFoundByWhoKnewTheOneBefore(t *testing.T) {
 	}
 }
 
+// One that was rolled back makes appends slower, and the next one has another number. One begun by hand is seen as well.
+func TestAnEpochIsMetHoweverItBegan(t *testing.T) {
+	t.Parallel()
+	s := setup(t)
+	append1 := func(version int64) domain.Cursor {
+		t.Helper()
+		defer s.Trust()
+		return storetest.MustAppend(t, s.Store, storetest.One("a", version, storetest.NewEvent("A"))).Last
+	}
+	before := append1(0)
+	if _, err := s.owner.Exec(t.Context(), "BEGIN; SELECT pipeops.raise_log_epoch(); ROLLBACK"); err != nil {
+		t.Fatal(err)
+	}
+	for version := range int64(3) {
+		if got := append1(version + 1); got.LogEpoch != before.LogEpoch {
+			t.Errorf("appended as %s after an epoch that never began", got)
+		}
+	}
+	var raised int64
+	if err := s.owner.QueryRow(t.Context(), "SELECT pipeops.raise_log_epoch()").Scan(&raised); err != nil || raised != 3 {
+		t.Errorf("epoch %d, %v", raised, err)
+	}
+	if got := append1(4); got.LogEpoch != 3 {
+		t.Errorf("appended as %s", got)
+	}
+	if _, err := s.owner.Exec(t.Context(), "INSERT INTO pipeops.log_epochs VALUES (5, 6)"); err != nil {
+		t.Fatal(err)
+	}
+	if got := append1(5); got.LogEpoch != 5 {
+		t.Errorf("appended as %s", got)
+	}
+}
+
 // Two stores that append to the same streams as they know them, one event or several at once, now and then with a
 // version that was true once.
 func TestNoStreamGetsAGapFromWhatStoresRemember(t *testing.T) {

@@ -182,8 +182,9 @@ func (c *committer) query(ctx context.Context, text string, arguments [][]byte) 
 		return nil, cause
 	}
 	lift := limit(ctx, conn)
+	sound := true
 	if name != "" {
-		row, err = c.executePrepared(name, arguments)
+		row, sound, err = c.executePrepared(name, arguments)
 	} else { // as the database's address asks, for a pooler that keeps no statements
 		result := conn.ExecParams(context.Background(), text, arguments, nil, binaryForm, nil).Read()
 		if err = result.Err; err == nil {
@@ -191,6 +192,9 @@ func (c *committer) query(ctx context.Context, text string, arguments [][]byte) 
 		}
 	}
 	lift()
+	if !sound {
+		c.lose()
+	}
 	if cause := context.Cause(ctx); err != nil && cause != nil {
 		return nil, fmt.Errorf("%w: %w", cause, err)
 	}
@@ -200,11 +204,9 @@ func (c *committer) query(ctx context.Context, text string, arguments [][]byte) 
 var binaryForm = []int16{pgx.BinaryFormatCode}
 
 // executePrepared is pgconn's ExecPrepared for one row, without asking how the row looks, and with a buffer that stays: pgconn
-// has one grow anew, by doubling, for each statement of over 1 KB. Errors but the server's close the connection.
-func (c *committer) executePrepared(name string, arguments [][]byte) (row [][]byte, err error) {
-	if cap(c.wire) > maxKept {
-		c.wire = nil
-	}
+// has one grow anew, by doubling, for each statement of over 1 KB. The connection is not sound when an answer to it may come
+// later.
+func (c *committer) executePrepared(name string, arguments [][]byte) (row [][]byte, sound bool, err error) {
 	c.wire, err = (&pgproto3.Bind{PreparedStatement: name, ParameterFormatCodes: binaryForm, Parameters: arguments}).Encode(c.wire[:0])
 	if err == nil {
 		c.wire, err = (&pgproto3.Execute{}).Encode(c.wire)
@@ -213,16 +215,20 @@ func (c *committer) executePrepared(name string, arguments [][]byte) (row [][]by
 		c.wire, err = (&pgproto3.Sync{}).Encode(c.wire)
 	}
 	if err != nil { // nothing was sent
-		return nil, err
+		return nil, true, err
 	}
-	if _, err := c.conn.PgConn().Conn().Write(c.wire); err != nil {
-		return nil, c.lost(err)
+	_, err = c.conn.PgConn().Conn().Write(c.wire)
+	if cap(c.wire) > maxKept {
+		c.wire = nil
+	}
+	if err != nil {
+		return nil, false, err
 	}
 	var refused error
 	for {
 		message, err := c.conn.PgConn().ReceiveMessage(context.Background())
 		if err != nil {
-			return nil, c.lost(errors.Join(refused, err))
+			return nil, false, errors.Join(refused, err)
 		}
 		switch m := message.(type) {
 		case *pgproto3.DataRow:
@@ -233,18 +239,11 @@ func (c *committer) executePrepared(name string, arguments [][]byte) (row [][]by
 			refused = pgconn.ErrorResponseToPgError(m)
 		case *pgproto3.ReadyForQuery:
 			if refused == nil && row == nil {
-				return nil, c.lost(errors.New("the statement gave no row"))
+				refused = errors.New("the statement gave no row")
 			}
-			return row, refused
+			return row, true, refused
 		}
 	}
-}
-
-// lost closes the connection, on which an answer may be outstanding.
-func (c *committer) lost(err error) error {
-	ctx, cancel := context.WithCancelCause(context.Background())
-	cancel(err) // it waits for nothing
-	return errors.Join(err, c.conn.Close(ctx))
 }
 
 // limit ends what is in flight on a connection, and the connection, when ctx ends, until lift. pgconn's own way takes a

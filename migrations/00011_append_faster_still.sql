@@ -2,12 +2,25 @@
 -- What an append costs beside the flush, less: the guard against the owner's INSERT is a function instead of a WHEN, whose
 -- text PostgreSQL reads anew for every statement; and the epoch is looked up in a sequence instead of by a query.
 
--- The newest epoch of log_epochs, or one that was about to be: set first, within the lock, and never taken back.
--- So whoever knows an epoch from log_epochs, and finds it here, knows that none has begun since.
+-- The newest epoch of log_epochs, or one that was about to be: it is set within the lock, whoever writes there, and not taken
+-- back. So whoever knows an epoch from log_epochs, and finds it here, knows that none has begun since. One that was rolled
+-- back leaves it ahead, and appends slower, until the next.
 SELECT pipeops.lock_log(); -- nobody begins one meanwhile
 CREATE SEQUENCE pipeops.newest_epoch;
 SELECT setval('pipeops.newest_epoch', (SELECT max(epoch) FROM pipeops.log_epochs));
 
+-- +goose StatementBegin
+CREATE FUNCTION pipeops.note_epoch() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_catalog.setval('pipeops.newest_epoch', NEW.epoch);
+    RETURN NULL;
+END $$;
+-- +goose StatementEnd
+
+CREATE TRIGGER is_newest AFTER INSERT ON pipeops.log_epochs FOR EACH ROW EXECUTE FUNCTION pipeops.note_epoch();
+ALTER TABLE pipeops.log_epochs ENABLE ALWAYS TRIGGER is_newest;
+
+-- As before, but never with the number of one that was rolled back.
 -- +goose StatementBegin
 CREATE OR REPLACE FUNCTION pipeops.raise_log_epoch(at_least bigint DEFAULT 0) RETURNS bigint LANGUAGE plpgsql
 SET search_path = pg_catalog, pipeops, pg_temp
@@ -16,9 +29,11 @@ DECLARE
     raised bigint;
 BEGIN
     PERFORM lock_log();
-    SELECT setval('newest_epoch', greatest(max(l.epoch) + 1, at_least)) INTO raised FROM log_epochs l;
     INSERT INTO log_epochs (epoch, first_position)
-    VALUES (raised, coalesce((SELECT max(e.position) FROM events e), 0) + 1);
+    SELECT greatest(max(l.epoch) + 1, at_least, (SELECT n.last_value + 1 FROM newest_epoch n)),
+           coalesce((SELECT max(e.position) FROM events e), 0) + 1
+    FROM log_epochs l
+    RETURNING log_epochs.epoch INTO raised;
     RETURN raised;
 END $$;
 -- +goose StatementEnd
@@ -35,8 +50,8 @@ BEGIN
 END $$;
 -- +goose StatementEnd
 
-DROP TRIGGER only_by_append ON pipeops.events;
-CREATE TRIGGER only_by_append BEFORE INSERT ON pipeops.events FOR EACH STATEMENT EXECUTE FUNCTION pipeops.refuse_insert();
+-- Not dropped first: that would wait for all who read, with everybody waiting behind.
+CREATE OR REPLACE TRIGGER only_by_append BEFORE INSERT ON pipeops.events FOR EACH STATEMENT EXECUTE FUNCTION pipeops.refuse_insert();
 ALTER TABLE pipeops.events ENABLE ALWAYS TRIGGER only_by_append;
 
 -- append_known and append_known_one are append_next and append_next_one, which stay for the release before, for who also

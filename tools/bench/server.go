@@ -28,8 +28,6 @@ func recycle(ctx context.Context, address string) error {
 	for _, statement := range []string{
 		"SELECT pg_logical_emit_message(false, 'bench', repeat(md5(i::text), 1 << 15)) FROM generate_series(1, 4 << 10) i", // of 1 MB
 		"CHECKPOINT",
-		"SELECT pg_switch_wal()",
-		"CHECKPOINT", // the first one keeps what came after the one before it
 	} {
 		if _, err := conn.Exec(ctx, statement); err != nil {
 			return err
