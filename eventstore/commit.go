@@ -19,6 +19,7 @@ const (
 	firstBackoff = 20 * time.Millisecond
 	lastBackoff  = 2 * time.Second
 	gatherPause  = 200 * time.Microsecond // longer than callers need to come back; Go may make up to a millisecond of it
+	gatherEach   = 4 * time.Microsecond   // for each of them, as they come one after the other
 	maxMisses    = 6                      // then one batch in 63 waits, to see whether callers come back again
 	cancelWithin = 15 * time.Second       // as pgconn gives a cancel request
 )
@@ -194,7 +195,7 @@ func (c *committer) gather() {
 		return
 	}
 	if c.expect(c.crowd) < c.crowd {
-		c.patience.Reset(gatherPause)
+		c.patience.Reset(gatherPause + time.Duration(c.crowd)*gatherEach)
 		select {
 		case <-c.back:
 			c.patience.Stop()

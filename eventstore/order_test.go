@@ -292,11 +292,10 @@ func TestAClockThatJumpedBackNeverDatesAnEventBeforeItsPredecessor(t *testing.T)
 	t.Parallel()
 	b := setup(t)
 	future := time.Now().UTC().Add(time.Hour).Truncate(time.Microsecond)
-	_, err := b.owner.Exec(t.Context(), `SET pipeops.appending = 'yes';
+	_, err := b.owner.Exec(t.Context(), `
 		INSERT INTO pipeops.events (position, log_epoch, stream, version, id, project_id, type, schema_version, body, occurred_at,
 			recorded_at, actor, correlation_id, causation_id, attempt, attempt_seq, trace)
-		VALUES (1, 1, 's', 1, gen_random_uuid(), '', 'A', 1, '{}', now(), '`+future.Format(time.RFC3339Nano)+`', '', '', '', '', 0, '');
-		SET pipeops.appending = 'no'`)
+		VALUES (1, 1, 's', 1, gen_random_uuid(), '', 'A', 1, '{}', now(), '`+future.Format(time.RFC3339Nano)+`', '', '', '', '', 0, '')`)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -103,13 +103,8 @@ func BenchmarkAsOf(b *testing.B) {
 			recorded_at, actor, correlation_id, causation_id, attempt, attempt_seq, trace FROM pipeops.events WHERE position = 1`, manyEvents),
 		fmt.Sprintf("UPDATE projections.checkpoints SET position = %d, epoch = 1", manyEvents),
 	} {
-		conn, err := w.owner.Acquire(b.Context())
+		_, err := w.owner.Exec(b.Context(), statement)
 		must(b, err)
-		_, err = conn.Exec(b.Context(), "SELECT set_config('pipeops.appending', 'yes', false)")
-		must(b, err)
-		_, err = conn.Exec(b.Context(), statement)
-		must(b, err)
-		conn.Release()
 	}
 	for _, f := range fills() {
 		must(b, f.write(b.Context(), w))
