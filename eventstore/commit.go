@@ -21,7 +21,7 @@ const (
 	gatherPause  = 200 * time.Microsecond // longer than callers need to come back; Go may make up to a millisecond of it
 	gatherEach   = 4 * time.Microsecond   // for each of them, as they come one after the other
 	maxMisses    = 6                      // then one batch in 63 waits, to see whether callers come back again
-	cancelWithin = 15 * time.Second       // as pgconn gives a cancel request
+	cancelWithin = 5 * time.Second
 )
 
 var errCommitTooLong = errors.New("no answer from the database for " + commitWithin.String())
@@ -138,7 +138,7 @@ func (c *committer) lead(ctx context.Context, r *request) {
 	sound := false
 	defer func() {
 		if !sound { // it panics
-			c.disconnect(ctx)
+			c.lose()
 		}
 		c.yield()
 	}()
@@ -443,7 +443,7 @@ func (c *committer) disconnect(ctx context.Context) {
 // wait for a lock, ahead of others, with nobody there.
 func (c *committer) lose() {
 	conn := c.conn
-	if c.conn = nil; conn.IsClosed() { // then pgconn sees to it
+	if c.conn = nil; conn == nil || conn.IsClosed() { // then pgconn sees to it
 		return
 	}
 	c.ending.Go(func() {

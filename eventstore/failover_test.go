@@ -163,6 +163,65 @@ func TestAcceptance11_AStandbyThatLacksTheTailTakesOverAndWhoSawMoreIsTold(t *te
 	}
 }
 
+// A commit that was cancelled while it waited for the standby is seen, but not confirmed: not to who asks again either.
+func TestWhatTheStandbyLacksIsNotConfirmed(t *testing.T) {
+	t.Parallel()
+	server := testenv.NewServer(t)
+	s := setupIn(t, server.URL)
+	reading := setupReading(t, server.URL)
+	reading("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+	reading("SELECT pg_reload_conf()")
+	waits := func() bool {
+		return reading(`SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'SyncRep')`)
+	}
+	giveUpOn := func(a eventstore.Append) (confirmed bool) {
+		t.Helper()
+		ctx, giveUp := context.WithCancelCause(t.Context())
+		done := make(chan error, 1)
+		go func() {
+			_, err := s.Append(ctx, a)
+			done <- err
+		}()
+		var err error
+		until(t, "the append waits for the standby", func() bool {
+			select {
+			case err = <-done:
+				confirmed = err == nil
+				return true
+			default:
+				return waits()
+			}
+		})
+		if giveUp(nil); !confirmed && err == nil {
+			err = <-done
+		}
+		if confirmed != (err == nil) {
+			t.Errorf("given up on: %v", err)
+		}
+		until(t, "nobody waits any more", func() bool { return !waits() })
+		return confirmed
+	}
+	var event eventstore.NewEvent
+	var mine eventstore.Append
+	for version, confirmed := int64(0), true; confirmed; version++ { // the server needs a moment to know its standbys
+		event = storetest.NewEvent("A")
+		mine = storetest.One("a", version, event)
+		confirmed = giveUpOn(mine)
+	}
+	until(t, "it is seen", func() bool {
+		found, err := s.Find(t.Context(), event.ID)
+		return err == nil && len(found) == 1
+	})
+	if giveUpOn(mine) {
+		t.Error("confirmed, with no standby that has it")
+	}
+	reading("ALTER SYSTEM RESET synchronous_standby_names")
+	reading("SELECT pg_reload_conf()")
+	if got := storetest.MustAppend(t, s.Store, mine); !got.Known {
+		t.Errorf("appended again: %+v", got)
+	}
+}
+
 // goFollow subscribes, and gives what ends that; seen is closed with the first events.
 func (f *failover) goFollow(after domain.Cursor) (ended chan error, seen chan struct{}) {
 	ended, seen = make(chan error, 1), make(chan struct{})

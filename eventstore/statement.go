@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -45,6 +46,9 @@ func (c *committer) send(ctx context.Context, batch []*request, hint bool) (answ
 	if err == nil && !done {
 		head, exceptions, err = c.execute(ctx, batch, hint)
 	}
+	if err == nil && slices.ContainsFunc(exceptions, func(e exception) bool { return e.Code == known }) {
+		err = c.confirm(ctx)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("append %d requests: %w", len(batch), err)
 	}
@@ -70,9 +74,19 @@ func (c *committer) send(ctx context.Context, batch []*request, hint bool) (answ
 	return answers, nil
 }
 
+// confirm makes sure of what was there already: who wrote it may have been cancelled while it waited for a synchronous
+// standby, and then it is seen, and not yet safe. It is as soon as something written after it is.
+func (c *committer) confirm(ctx context.Context) error {
+	_, err := c.conn.Exec(ctx, "SELECT pg_logical_emit_message(true, 'pipeops', '')")
+	return err
+}
+
+// known is the code of a caller whose events are all there already.
+const known = "known"
+
 func (e exception) answer(r *request) answer {
 	switch e.Code {
-	case "known":
+	case known:
 		return answer{appended: Appended{
 			First: domain.Cursor{LogEpoch: e.FirstEpoch, Position: e.First},
 			Last:  domain.Cursor{LogEpoch: e.LastEpoch, Position: e.Last},

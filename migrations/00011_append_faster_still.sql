@@ -1,25 +1,25 @@
 -- +goose Up
 -- What an append costs beside the flush, less: the epoch is looked up in a sequence instead of by a query, and no trigger
--- looks whether it is append that inserts. That one only stood in the way of an owner who inserts by hand, whom the unique
--- indexes let in at a position that is free, and cost a single append a twentieth of its time.
+-- looks whether it is append that inserts. That one only stood in the way of an owner who inserts by hand, who has to take
+-- lock_log() first, and cost a single append a twentieth of its time.
 
--- The newest epoch of log_epochs, or one that was about to be: it is set within the lock, whoever writes there, and not taken
--- back. So whoever knows an epoch from log_epochs, and finds it here, knows that none has begun since. One that was rolled
--- back leaves it ahead, and appends slower, until the next.
-SELECT pipeops.lock_log(); -- nobody begins one meanwhile
+-- The newest epoch of log_epochs, or one that was about to be: it is set before its row is committed, and never set back. So
+-- whoever knows an epoch from log_epochs, and finds it here within the lock, knows that none has begun since. One that was
+-- rolled back leaves it ahead, and appends slower, until the next.
 CREATE SEQUENCE pipeops.newest_epoch;
-SELECT setval('pipeops.newest_epoch', (SELECT max(epoch) FROM pipeops.log_epochs));
 
 -- +goose StatementBegin
 CREATE FUNCTION pipeops.note_epoch() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    PERFORM pg_catalog.setval('pipeops.newest_epoch', NEW.epoch);
+    PERFORM pg_catalog.setval('pipeops.newest_epoch', greatest(NEW.epoch, n.last_value)) FROM pipeops.newest_epoch n;
     RETURN NULL;
 END $$;
 -- +goose StatementEnd
 
+SELECT pipeops.lock_log(); -- nobody begins one meanwhile
 CREATE TRIGGER is_newest AFTER INSERT ON pipeops.log_epochs FOR EACH ROW EXECUTE FUNCTION pipeops.note_epoch();
 ALTER TABLE pipeops.log_epochs ENABLE ALWAYS TRIGGER is_newest;
+SELECT setval('pipeops.newest_epoch', (SELECT max(epoch) FROM pipeops.log_epochs));
 
 -- As before, but never with the number of one that was rolled back.
 -- +goose StatementBegin
