@@ -22,13 +22,7 @@ import (
 // go. It returns when all n answers are in, by the order of the requests.
 func whileLocked(t *testing.T, s *bundle, requests []eventstore.Append) []error {
 	t.Helper()
-	tx, err := s.owner.BeginTx(t.Context(), pgx.TxOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := tx.Exec(t.Context(), "SELECT pipeops.lock_log()"); err != nil {
-		t.Fatal(err)
-	}
+	tx := s.holdLock(t)
 	var group sync.WaitGroup
 	errs := make([]error, len(requests))
 	group.Go(func() {
@@ -59,6 +53,19 @@ func (b *bundle) lockIsAwaited(t *testing.T) func() bool {
 		}
 		return waits
 	}
+}
+
+// holdLock holds the lock of the log until the transaction ends.
+func (b *bundle) holdLock(t *testing.T) pgx.Tx {
+	t.Helper()
+	tx, err := b.owner.BeginTx(t.Context(), pgx.TxOptions{})
+	if err == nil {
+		_, err = tx.Exec(t.Context(), "SELECT pipeops.lock_log()")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tx
 }
 
 // until looks again and again whether something has become true.
@@ -380,13 +387,7 @@ func (b *bundle) readForLong(t *testing.T) (pid uint32, end func()) {
 func TestACallerThatGivesUpWhileItSendsHoldsUpNobody(t *testing.T) {
 	t.Parallel()
 	s := setup(t)
-	tx, err := s.owner.BeginTx(t.Context(), pgx.TxOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := tx.Exec(t.Context(), "SELECT pipeops.lock_log()"); err != nil {
-		t.Fatal(err)
-	}
+	tx := s.holdLock(t)
 	ctx, giveUp := context.WithCancelCause(t.Context())
 	first := storetest.One("first", 0, storetest.NewEvent("First"))
 	gaveUp, others := make(chan error, 1), make(chan error, 2)
@@ -424,13 +425,7 @@ func TestACallerThatGivesUpWhileItSendsHoldsUpNobody(t *testing.T) {
 func TestWhoGivesUpLeavesNoSessionThatWaitsForTheLock(t *testing.T) {
 	t.Parallel()
 	s := setup(t)
-	tx, err := s.owner.BeginTx(t.Context(), pgx.TxOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := tx.Exec(t.Context(), "SELECT pipeops.lock_log()"); err != nil {
-		t.Fatal(err)
-	}
+	tx := s.holdLock(t)
 	isAwaited := s.lockIsAwaited(t)
 	for range 4 {
 		ctx, giveUp := context.WithCancelCause(t.Context())
