@@ -59,9 +59,17 @@ func openCore(ctx context.Context, cfg config.Config, log *slog.Logger) (*core, 
 
 // withCore opens the core for a command of the operator's, and closes it.
 func withCore(ctx context.Context, do func(*core) error) error {
-	cfg, err := loadConfig("DATABASE_URL")
+	cfg, err := loadConfig()
 	if err != nil {
 		return err
+	}
+	stop, err := ownPostgres(ctx, &cfg)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	if err := cfg.Need("DATABASE_URL"); err != nil {
+		return &coded{exitUsage, err}
 	}
 	c, err := openCore(ctx, cfg, logger())
 	if err != nil {

@@ -52,6 +52,14 @@ type process struct {
 	done chan struct{}
 }
 
+var buildFolder string // that of buildOnce
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	_ = os.RemoveAll(buildFolder)
+	os.Exit(code)
+}
+
 var buildOnce = sync.OnceValues(func() (string, error) {
 	if bin := os.Getenv("PIPEOPS_BIN"); bin != "" {
 		return bin, nil
@@ -60,6 +68,7 @@ var buildOnce = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
+	buildFolder = dir
 	bin := filepath.Join(dir, "pipeops")
 	out, err := exec.Command("go", "build", "-o", bin, ".").CombinedOutput() //nolint:noctx // once for all tests
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
@@ -275,6 +276,23 @@ func foundCluster() string {
 	return ""
 }
 
+// ownPostgres gives a command that was given no database the one of the home: of the `up` that runs there, or else it is
+// started until stop. Where the home has none either, nothing changes.
+func ownPostgres(ctx context.Context, cfg *config.Config) (stop func(), err error) {
+	if cfg.MigrateURL != "" || !local.HasPostgres(cfg.Home) {
+		return func() {}, nil
+	}
+	if stop, err = startOwnPostgres(ctx, cfg); errors.Is(err, syscall.EWOULDBLOCK) { // up runs, and its PostgreSQL is left alone
+		stop = func() {}
+		cfg.MigrateURL, err = local.RunningPostgres(ctx, localConfig(*cfg, slog.New(slog.DiscardHandler)))
+		if err != nil {
+			return nil, fmt.Errorf("reach the PostgreSQL of the pipeops up that runs in %s (if that was given another, set DATABASE_URL): %w", cfg.Home, err)
+		}
+	}
+	cfg.DatabaseURL = cfg.MigrateURL
+	return stop, err
+}
+
 // startOwnPostgres runs the PostgreSQL of a home in which `up` isn't running, for a command that needs nothing else.
 func startOwnPostgres(ctx context.Context, cfg *config.Config) (stop func(), err error) {
 	release, err := exclusive(filepath.Join(cfg.Home, "up.lock"))
@@ -283,7 +301,7 @@ func startOwnPostgres(ctx context.Context, cfg *config.Config) (stop func(), err
 	}
 	lc := localConfig(*cfg, slog.New(slog.DiscardHandler))
 	stop = func() {
-		if err := local.Down(context.WithoutCancel(ctx), lc); err != nil {
+		if err := local.StopPostgres(context.WithoutCancel(ctx), lc); err != nil {
 			progress("PostgreSQL was left running, type pipeops down: %v", err)
 		}
 		release()

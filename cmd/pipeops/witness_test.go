@@ -22,6 +22,7 @@ import (
 	"github.com/pipeops/pipeops/internal/bus"
 	"github.com/pipeops/pipeops/internal/config"
 	"github.com/pipeops/pipeops/internal/local"
+	"github.com/pipeops/pipeops/internal/records"
 	"github.com/pipeops/pipeops/internal/seal"
 	"github.com/pipeops/pipeops/internal/testenv"
 	"github.com/pipeops/pipeops/migrations"
@@ -331,7 +332,7 @@ func TestWhatAnotherCopyOfServeHasSeenIsNotForgotten(t *testing.T) {
 	}
 }
 
-func TestAForkOfTheHomesOwnPostgresIsDeclaredWithoutItsAddress(t *testing.T) {
+func TestTheHomesOwnPostgresIsUsedWithoutItsAddress(t *testing.T) {
 	dir, err := os.MkdirTemp("", "pipeops-fork-") //nolint:usetesting // t.TempDir is closed to PostgreSQL's user
 	if err != nil {
 		t.Fatal(err)
@@ -342,17 +343,25 @@ func TestAForkOfTheHomesOwnPostgresIsDeclaredWithoutItsAddress(t *testing.T) {
 	for name, value := range map[string]string{"PIPEOPS_HOME": dir, "DATABASE_URL": "", "PIPEOPS_MIGRATE_URL": ""} {
 		t.Setenv(name, value)
 	}
-	fork := func() (said string, err error) {
+	pipeops := func(args ...string) (said string, err error) {
 		var out bytes.Buffer
 		cmd := root()
-		cmd.SetArgs([]string{"audit", "fork", "--yes"})
+		cmd.SetArgs(args)
 		cmd.SetOut(&out)
 		cmd.SetErr(io.Discard)
 		err = cmd.ExecuteContext(t.Context())
 		return out.String(), err
 	}
-	if _, err := fork(); exitCode(err) != exitUsage || !strings.Contains(err.Error(), "DATABASE_URL") {
-		t.Errorf("no database at all: %v", err)
+	runs := func() bool {
+		_, err := local.RunningPostgres(t.Context(), local.Config{Home: dir})
+		return err == nil
+	}
+	fork := func() (string, error) { return pipeops("audit", "fork", "--yes") }
+	tokens := func() (string, error) { return pipeops("token", "list") }
+	for _, command := range []func() (string, error){fork, tokens} {
+		if _, err := command(); exitCode(err) != exitUsage || !strings.Contains(err.Error(), "DATABASE_URL") {
+			t.Errorf("no database at all: %v", err)
+		}
 	}
 	lc := local.Config{Home: dir}
 	t.Cleanup(func() {
@@ -371,9 +380,15 @@ func TestAForkOfTheHomesOwnPostgresIsDeclaredWithoutItsAddress(t *testing.T) {
 		if said, err := fork(); err != nil || said != fmt.Sprintf("log epoch %d begins at position 1\n", epoch) {
 			t.Errorf("got %s, %v", said, err)
 		}
-		if _, err := pgx.Connect(t.Context(), url); err == nil {
+		if runs() {
 			t.Error("PostgreSQL was left running")
 		}
+	}
+	if said, err := pipeops("token", "create", "ci"); err != nil || !records.IsToken(strings.TrimSpace(said)) {
+		t.Errorf("got %s, %v", said, err)
+	}
+	if runs() {
+		t.Error("PostgreSQL was left running")
 	}
 	release, err := exclusive(filepath.Join(dir, "up.lock"))
 	if err != nil {
@@ -382,6 +397,18 @@ func TestAForkOfTheHomesOwnPostgresIsDeclaredWithoutItsAddress(t *testing.T) {
 	defer release()
 	if _, err := fork(); err == nil || !strings.Contains(err.Error(), "pipeops down") {
 		t.Errorf("while up runs: %v", err)
+	}
+	if _, err := tokens(); err == nil || !strings.Contains(err.Error(), "set DATABASE_URL") {
+		t.Errorf("while up runs with another database: %v", err)
+	}
+	if _, err := local.StartPostgres(t.Context(), lc); err != nil {
+		t.Fatal(err)
+	}
+	if said, err := tokens(); err != nil || !strings.Contains(said, "ci") {
+		t.Errorf("while up runs: %s, %v", said, err)
+	}
+	if !runs() {
+		t.Error("PostgreSQL was taken from the up that runs")
 	}
 }
 

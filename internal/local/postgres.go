@@ -47,6 +47,28 @@ func HasPostgres(home string) bool {
 	return err == nil
 }
 
+// RunningPostgres gives the URL that StartPostgres gives for a home that HasPostgres, and starts nothing: an error when
+// that PostgreSQL doesn't answer.
+func RunningPostgres(ctx context.Context, c Config) (string, error) {
+	c, err := c.withDefaults()
+	if err != nil {
+		return "", err
+	}
+	port, err := c.port(ctx, "postgres")
+	if err != nil {
+		return "", err
+	}
+	url, err := postgres{folder: filepath.Join(c.Home, "postgres")}.url(port, "pipeops")
+	if err != nil {
+		return "", err
+	}
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		return "", err
+	}
+	return url, conn.Close(ctx)
+}
+
 type postgres struct {
 	Config
 	bin, folder string
@@ -61,23 +83,30 @@ func (p postgres) start(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	password, err := secret(filepath.Join(p.folder, "password"))
+	maintenance, err := p.url(port, "postgres")
 	if err != nil {
 		return "", err
 	}
-	address := func(database string) string {
-		return (&url.URL{
-			Scheme: "postgres", User: url.UserPassword("pipeops", password), Host: loopback(port), Path: database,
-			RawQuery: "sslmode=disable",
-		}).String()
+	own, err := p.url(port, "pipeops")
+	if err != nil {
+		return "", err
 	}
 	part := daemon{
 		part: "postgres", path: filepath.Join(p.bin, "postgres"), args: p.arguments(port), user: p.user,
 		before: p.awaitOrphans,
 		within: time.Minute, // recovery of a large tail after a crash
-		ready:  func(ctx context.Context) error { return ensureDatabase(ctx, address("postgres"), "pipeops") },
+		ready:  func(ctx context.Context) error { return ensureDatabase(ctx, maintenance, "pipeops") },
 	}
-	return address("pipeops"), part.start(ctx, p.Config)
+	return own, part.start(ctx, p.Config)
+}
+
+// url gives the address of a database, for the login that owns everything.
+func (p postgres) url(port int, database string) (string, error) {
+	password, err := secret(filepath.Join(p.folder, "password"))
+	return (&url.URL{
+		Scheme: "postgres", User: url.UserPassword("pipeops", password), Host: loopback(port), Path: database,
+		RawQuery: "sslmode=disable",
+	}).String(), err
 }
 
 func (p postgres) data() string { return filepath.Join(p.folder, "data") }
