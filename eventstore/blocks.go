@@ -11,8 +11,8 @@ import (
 // Blocks of 256 positions, and which of them hold what: the index of filtered reading, kept behind the log.
 const (
 	blockEvents = 256
-	blockWindow = 4096 // blocks looked through at once for what a filter wants
-	blockPage   = 64   // of those, how many are read at once
+	blockWindow = 4096 // blocks looked through at once for what a filter wants, at most
+	blockPage   = 64   // of those, how many are read at once, at most
 	indexAtOnce = 256  // blocks of one transaction
 	indexPause  = 100 * time.Millisecond
 )
@@ -69,14 +69,14 @@ func (f Filter) keys() (all [][]string) {
 	return all
 }
 
-// blocks gives the next blocks after a position that hold what is wanted, at most so many, and the position up to which
-// there are no others. Where the index doesn't reach, indexed is false.
-func (s *Store) blocks(ctx context.Context, after int64, keys [][]string, atMost int) (found []int64, scanned int64, indexed bool, err error) {
+// blocks looks through a window of blocks after a position, and gives those that hold what is wanted, at most so many, and
+// the position up to which there are no others. Where the index doesn't reach, indexed is false.
+func (s *Store) blocks(ctx context.Context, after, window int64, keys [][]string, atMost int) (found []int64, scanned int64, indexed bool, err error) {
 	c := conditions{}
 	first := after / blockEvents
 	c.and("b.key = ANY (?)", keys[0])
 	c.and("b.block >= ?", first)
-	c.and("b.block < ?", first+blockWindow)
+	c.and("b.block < ?", first+window)
 	for _, more := range keys[1:] {
 		c.and("EXISTS (SELECT FROM pipeops.event_blocks o WHERE o.key = ANY (?) AND o.block = b.block)", more)
 	}
@@ -89,7 +89,7 @@ func (s *Store) blocks(ctx context.Context, after int64, keys [][]string, atMost
 	if first >= next {
 		return nil, 0, false, nil
 	}
-	scanned = min(next, first+blockWindow) * blockEvents
+	scanned = min(next, first+window) * blockEvents
 	if len(found) == atMost {
 		scanned = (found[atMost-1] + 1) * blockEvents
 	}
@@ -97,11 +97,12 @@ func (s *Store) blocks(ctx context.Context, after int64, keys [][]string, atMost
 }
 
 // pageByBlocks is page for a filter that the index knows. The fewer events blocks turn out to hold, the more of them
-// it reads at once.
+// it looks for and reads at once.
 func (s *Store) pageByBlocks(ctx context.Context, after, until int64, f Filter, limit int) (events []domain.Recorded, more bool, err error) {
 	keys := f.keys()
-	for atOnce := 2; until == 0 || after < until; atOnce = min(2*atOnce, blockPage) {
-		blocks, scanned, indexed, err := s.blocks(ctx, after, keys, atOnce)
+	atOnce, window := 2, int64(64)
+	for ; until == 0 || after < until; atOnce, window = min(2*atOnce, blockPage), min(2*window, blockWindow) {
+		blocks, scanned, indexed, err := s.blocks(ctx, after, window, keys, atOnce)
 		if err != nil {
 			return nil, false, fmt.Errorf("read the index of blocks after position %d: %w", after, err)
 		}
@@ -122,12 +123,15 @@ func (s *Store) pageByBlocks(ctx context.Context, after, until int64, f Filter, 
 	return events, false, nil
 }
 
+// readBlocks reads each block by itself: a planner that may join blocks with events can take all events to the end of the
+// log for the shorter way.
 func (s *Store) readBlocks(ctx context.Context, blocks []int64, after, until int64, f Filter, limit int) ([]domain.Recorded, bool, error) {
 	if len(blocks) == 0 {
 		return nil, false, nil
 	}
 	c := f.conditions(after, until)
-	return s.collect(ctx, limit, fmt.Sprintf(`%s JOIN unnest(%s::bigint[]) AS b (block)
-		ON position > b.block * %d AND position <= b.block * %d + %d WHERE %s ORDER BY position LIMIT %s`,
-		selectEvents, c.arg(blocks), blockEvents, blockEvents, blockEvents, c.text(), c.arg(limit)), c.args...)
+	return s.collect(ctx, limit, fmt.Sprintf(`%s unnest(%s::bigint[]) AS b (block), LATERAL (
+			SELECT * FROM pipeops.events WHERE position > b.block * %d AND position <= b.block * %d + %d AND %s ORDER BY position LIMIT %d
+		) AS e ORDER BY position LIMIT %s`,
+		selectColumns, c.arg(blocks), blockEvents, blockEvents, blockEvents, c.text(), blockEvents, c.arg(limit)), c.args...)
 }

@@ -106,3 +106,40 @@ func TestTheFirstEventsAreFoundThoughTheIndexBeganBeforeThem(t *testing.T) {
 		t.Errorf("got %d events, want 3", len(got))
 	}
 }
+
+// However large the log is, and whatever the planner makes of that.
+func TestFilteredReadingReadsNothingButBlocksThatHoldWhatIsWanted(t *testing.T) {
+	t.Parallel()
+	s := setup(t)
+	for range 40 {
+		events := storetest.NewEvents(1024, "Common")
+		events[500].Type = "Rare"
+		storetest.MustAppend(t, s.Store, storetest.One("build/1", eventstore.AnyVersion, events...))
+	}
+	for _, statement := range []string{"SELECT pipeops.index_blocks(256)", "VACUUM ANALYZE pipeops.events, pipeops.event_blocks"} {
+		if _, err := s.owner.Exec(t.Context(), statement); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.app += "&plan_cache_mode=force_generic_plan"
+	reader := s.open(t, eventstore.Config{PoolSize: 1})
+	touched := func() (rows int64) {
+		_, err := reader.Pool().Exec(t.Context(), "SELECT pg_stat_force_next_flush()")
+		if err == nil {
+			err = reader.Pool().QueryRow(t.Context(), `SELECT idx_tup_fetch + seq_tup_read FROM pg_stat_user_tables
+				WHERE relid = 'pipeops.events'::regclass`).Scan(&rows)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return rows
+	}
+	before := touched()
+	if got := storetest.Collect(t, reader.Read(t.Context(), eventstore.Query{Types: []string{"Rare"}, Limit: 10})); len(got) != 10 {
+		t.Fatalf("got %d events, want 10", len(got))
+	}
+	// 2, 4 and 8 blocks; the head is looked up, too.
+	if rows := touched() - before; rows < 10 || rows > 14*256+100 {
+		t.Errorf("%d rows of events were read for 10 in 10 blocks", rows)
+	}
+}
