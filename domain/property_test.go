@@ -3,6 +3,7 @@ package domain
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"testing"
@@ -282,14 +283,34 @@ func (s *system) check() {
 			s.t.Fatalf("%s serves and is barred", a.Release.ID)
 		}
 	}
-	if string(s.queue.slots[SlotStream("env_1", "svc_1")]) != string(slot.Holder) {
-		s.t.Fatalf("the queue takes %q for the holder, the slot %q", s.queue.slots[SlotStream("env_1", "svc_1")], slot.Holder)
+	if holder := s.queue.slots[SlotStream("env_1", "svc_1")].holder; holder != slot.Holder {
+		s.t.Fatalf("the queue takes %q for the holder, the slot %q", holder, slot.Holder)
 	}
 	for _, id := range s.builds {
 		b := Of[Build](s.state, BuildStream(id))
 		if open := s.queue.Works[string(id)] != nil; open != !b.Phase.Final() {
 			s.t.Fatalf("%s is %s; in the queue: %v", id, b.Phase, open)
 		}
+	}
+}
+
+// checkBegin folds the log anew up to each position, from where the queue says that this can begin.
+func (s *system) checkBegin() {
+	var whole Queue
+	for folded, r := range s.log {
+		whole.Fold(r, s.told[folded])
+		begin := int(whole.Begin(r.Cursor.Position))
+		var part Queue
+		for i := begin; i <= folded; i++ {
+			part.Fold(s.log[i], s.told[i])
+		}
+		same := func(a, b *Work) bool { return *a == *b }
+		if !maps.EqualFunc(part.Works, whole.Works, same) || !maps.Equal(part.slots, whole.slots) {
+			s.t.Fatalf("at %d, folded from %d on: %v, slots %v; not %v, %v", folded+1, begin, part.Works, part.slots, whole.Works, whole.slots)
+		}
+	}
+	if begin := int(whole.Begin(int64(len(s.log)))); begin != len(s.log) {
+		s.t.Fatalf("all work is over, and a fold begins after %d of %d", begin, len(s.log))
 	}
 }
 
@@ -348,6 +369,7 @@ func TestWhateverHappensWorkEndsOnceAndTheSlotIsFree(t *testing.T) {
 		if slot := Of[Slot](s.state, SlotStream("env_1", "svc_1")); slot.Holder != "" || slot.Waiting != "" {
 			rt.Fatalf("all work is over, and the slot isn't free: %+v", slot)
 		}
+		s.checkBegin()
 		pushed := map[Stream]int{}
 		for _, r := range s.log {
 			if r.Type == reflect.TypeFor[ImagePushed]().Name() {

@@ -15,6 +15,7 @@ type scenario struct {
 	t     *testing.T
 	state State
 	log   []Recorded
+	told  []Event // by the log
 	now   time.Time
 	seq   map[AttemptID]int64
 	queue Queue
@@ -45,7 +46,7 @@ func (s *scenario) when(cmd Command) ([]string, error) {
 			s.t.Fatal(err)
 		}
 		r := Recorded{Cursor: Cursor{1, int64(len(s.log) + 1)}, Stream: c.Stream, Type: TypeOf(c.Event), RecordedAt: s.now, ProjectID: "prj_1"}
-		s.log = append(s.log, r)
+		s.log, s.told = append(s.log, r), append(s.told, c.Event)
 		s.queue.Fold(r, c.Event)
 		types = append(types, r.Type)
 	}

@@ -23,7 +23,25 @@ type Work struct {
 // Queue is all work that isn't over: a fold of the log.
 type Queue struct {
 	Works map[string]*Work // by subject
-	slots map[Stream]DeploymentID
+	slots map[Stream]claim
+}
+
+// claim is who has a slot, since which position.
+type claim struct {
+	holder   DeploymentID
+	position int64
+}
+
+// Begin gives the last position that a fold can leave out with all before it, and come to the same queue as one of the
+// whole log up to the position folded: nothing that stands there is about what isn't over.
+func (q *Queue) Begin(folded int64) int64 {
+	for _, w := range q.Works {
+		folded = min(folded, w.Position-1)
+	}
+	for _, c := range q.slots {
+		folded = min(folded, c.position-1)
+	}
+	return folded
 }
 
 // ScheduleTypes names the event types that the queue is folded from.
@@ -38,7 +56,7 @@ func ScheduleTypes() []string {
 // Fold applies a recorded event.
 func (q *Queue) Fold(r Recorded, e Event) {
 	if q.Works == nil {
-		q.Works, q.slots = map[string]*Work{}, map[Stream]DeploymentID{}
+		q.Works, q.slots = map[string]*Work{}, map[Stream]claim{}
 	}
 	subject := string(r.Stream)[len(r.Stream.Kind())+1:]
 	w := q.Works[subject]
@@ -68,9 +86,9 @@ func (q *Queue) Fold(r Recorded, e Event) {
 			delete(q.Works, subject)
 		}
 	case DeploymentClaimed:
-		q.slots[r.Stream] = e.Deployment
+		q.slots[r.Stream] = claim{e.Deployment, r.Cursor.Position}
 	case DeploymentReleased:
-		if q.slots[r.Stream] == e.Deployment {
+		if q.slots[r.Stream].holder == e.Deployment {
 			delete(q.slots, r.Stream)
 		}
 		delete(q.Works, string(e.Deployment)) // failed with nothing to roll back to
@@ -88,7 +106,7 @@ func (q *Queue) ready(w *Work) bool {
 	if w.Attempt != "" {
 		return false
 	}
-	holder := q.slots[Stream(w.Line)]
+	holder := q.slots[Stream(w.Line)].holder
 	return w.Class != "deploy" || holder == "" || string(holder) == w.Subject
 }
 

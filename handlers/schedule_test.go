@@ -3,6 +3,7 @@ package handlers_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -73,6 +74,72 @@ func TestTheSchedulerKeepsItsQueueOverAnError(t *testing.T) {
 	case <-time.After(30 * time.Second):
 		t.Fatal("no job in 30 s")
 	}
+}
+
+func TestTheSchedulerBeginsWithWhatIsNotOver(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, inProcess(t))
+	p, _ := w.core()
+	p.project(t)
+	old, err := p.store.Append(t.Context(), eventstore.Append{Writes: []eventstore.Write{{Stream: "build/bld_old", Events: []eventstore.NewEvent{{
+		ID: domain.EventID("newer", 0), Type: "BuildStarted", SchemaVersion: 99, Body: []byte(`{}`), ProjectID: "prj_1", // nobody gets over it
+		OccurredAt: time.Now(), Actor: "test", CorrelationID: "newer",
+	}}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	leases := records.NewClaims(p.store.Pool())
+	if _, err := leases.Beat(t.Context(), records.Beat{Worker: "wrk_1", Incarnation: "one", Class: "build", Slots: 1}); err != nil {
+		t.Fatal(err)
+	}
+	lead := once{make(chan error, 1)}
+	start := func() {
+		w.goes("schedule", schedule.New(schedule.Config{
+			Store: p.store, Commands: p.commands, Bus: p.bus, Leader: lead, Leases: leases, Now: time.Now, Log: w.log, Tick: 10 * time.Millisecond, Stride: 1,
+		}).Run)
+	}
+	start()
+	if _, unknown := errors.AsType[*domain.UnknownTypeError](<-lead.ended); !unknown {
+		t.Fatal("it has got over what it doesn't know")
+	}
+	if err := p.commands.Move(t.Context(), eventstore.CursorMove{Name: schedule.CursorName, To: old.Last}); err != nil {
+		t.Fatal(err)
+	}
+	start()
+	keeps := func(want int64) {
+		t.Helper()
+		deadline := time.After(30 * time.Second)
+		for {
+			at, err := p.store.LoadCursor(t.Context(), schedule.CursorName)
+			if err == nil && at.Position == want {
+				return
+			}
+			select {
+			case err := <-lead.ended:
+				t.Fatalf("it has ended: %v", err)
+			case <-deadline:
+				t.Fatalf("the cursor is %v, %v, want %d", at, err, want)
+			case <-time.After(10 * time.Millisecond):
+			}
+		}
+	}
+	p.must(t, push("a", "1"))
+	leaders := records.NewLeaders(p.store.Pool(), w.log)
+	w.goes("policies", policies.New(policies.Config{Store: p.store, Commands: p.commands, Leader: leaders, NewID: newID, Now: time.Now, Log: w.log}).Run)
+	p.until(t, "BuildRequested", 1)
+	for asked, err := range p.store.Read(t.Context(), eventstore.Query{Types: []string{"BuildRequested"}}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		keeps(asked.Cursor.Position - 1)
+		p.must(t, domain.FailBuild{Build: domain.BuildID(strings.TrimPrefix(string(asked.Stream), "build/"))})
+	}
+	p.until(t, "BuildFailed", 1)
+	head, err := p.store.Head(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	keeps(head.Position)
 }
 
 func TestAcceptance18_PoliciesLetANewerVersionLeadWhenTheyMeetItsEvents(t *testing.T) {

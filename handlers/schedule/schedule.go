@@ -1,7 +1,8 @@
 // Package schedule receives committed events from the event store and workers'
 // leases from internal/records, and hands jobs to the bus, one per free slot,
 // and lost attempts to handlers/commands; effects. What runs next is decided
-// by domain.Queue, which is folded from the log alone.
+// by domain.Queue, which is folded from the log alone, from a cursor on: all
+// work before it is over, so that taking over takes no longer in a long log.
 //
 // One process schedules at a time. A second leader does no harm: a job that is
 // published twice is claimed once.
@@ -20,6 +21,10 @@ import (
 	"github.com/pipeops/pipeops/handlers/commands"
 	"github.com/pipeops/pipeops/internal/bus"
 )
+
+// CursorName names the place in the log that the queue is folded from. It goes
+// with domain.ScheduleTypes: who folds more types needs another one.
+const CursorName = "schedule"
 
 // Leader runs a function in one process at a time.
 type Leader interface {
@@ -47,6 +52,7 @@ type Config struct {
 	Lease     time.Duration // how long a silent worker keeps its attempts; default 15 s
 	Republish time.Duration // when an unclaimed job is sent again; default 20 s
 	Tick      time.Duration // how often leases and slots are looked at; default 1 s
+	Stride    int64         // positions that the cursor moves by, at least; default 10,000
 }
 
 // Scheduler hands out work. Use New.
@@ -63,23 +69,34 @@ func New(cfg Config) *Scheduler {
 	if cfg.Tick == 0 {
 		cfg.Tick = time.Second
 	}
+	if cfg.Stride == 0 {
+		cfg.Stride = 10_000
+	}
 	return &Scheduler{cfg}
 }
 
 // Run schedules until ctx ends, in one process at a time. One that can't fold
 // the log lets the next one try.
 func (s *Scheduler) Run(ctx context.Context) error {
-	return s.cfg.Leader.Lead(ctx, "schedule", s.lead)
+	return s.cfg.Leader.Lead(ctx, CursorName, s.lead)
 }
 
-// lead folds the log from its beginning, then follows it.
+// lead folds the log from the cursor on, then follows it.
 func (s *Scheduler) lead(ctx context.Context) error {
+	kept, err := s.cfg.Store.LoadCursor(ctx, CursorName)
+	if err != nil {
+		return fmt.Errorf("load cursor %s: %w", CursorName, err)
+	}
+	from := kept
+	if s.cfg.Store.Check(ctx, kept) != nil {
+		from = domain.Cursor{} // of another history than the log has; its beginning is always right
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	batches, failed := make(chan eventstore.Batch), make(chan error, 1)
 	go func() {
 		defer close(batches)
-		for b, err := range s.cfg.Store.Subscribe(ctx, domain.Cursor{}, eventstore.Filter{Types: domain.ScheduleTypes()}) {
+		for b, err := range s.cfg.Store.Subscribe(ctx, from, eventstore.Filter{Types: domain.ScheduleTypes()}) {
 			if err != nil {
 				failed <- err
 				return
@@ -91,10 +108,10 @@ func (s *Scheduler) lead(ctx context.Context) error {
 			}
 		}
 	}()
-	return s.loop(ctx, batches, failed)
+	return s.loop(ctx, kept, batches, failed)
 }
 
-func (s *Scheduler) loop(ctx context.Context, batches <-chan eventstore.Batch, failed <-chan error) error {
+func (s *Scheduler) loop(ctx context.Context, kept domain.Cursor, batches <-chan eventstore.Batch, failed <-chan error) error {
 	head, err := s.cfg.Store.Head(ctx)
 	if err != nil {
 		return fmt.Errorf("read the head: %w", err)
@@ -119,6 +136,9 @@ func (s *Scheduler) loop(ctx context.Context, batches <-chan eventstore.Batch, f
 				return err
 			}
 			caughtUp = caughtUp || b.Cursor.Position >= head.Position
+			if kept, err = s.keep(ctx, kept, domain.Cursor{LogEpoch: b.Cursor.LogEpoch, Position: queue.Begin(b.Cursor.Position)}); err != nil {
+				return err
+			}
 		case <-tick.C:
 			s.note(ctx, s.lapse(ctx, &queue, &heard, caughtUp))
 		}
@@ -126,6 +146,23 @@ func (s *Scheduler) loop(ctx context.Context, batches <-chan eventstore.Batch, f
 			s.note(ctx, s.RunOnce(ctx, &queue))
 		}
 	}
+}
+
+// keep moves the cursor when that is worth it, and gives where it stands. An
+// error: somebody else has moved it, and leads.
+func (s *Scheduler) keep(ctx context.Context, kept, to domain.Cursor) (domain.Cursor, error) {
+	if to.Position-kept.Position < s.cfg.Stride {
+		return kept, nil
+	}
+	err := s.cfg.Commands.Move(ctx, eventstore.CursorMove{Name: CursorName, From: kept, To: to})
+	if _, conflict := errors.AsType[*eventstore.CursorConflictError](err); conflict {
+		return kept, err
+	}
+	if err != nil {
+		s.note(ctx, err)
+		return kept, nil
+	}
+	return to, nil
 }
 
 // note tells what the next tick tries again.

@@ -156,16 +156,29 @@ func (b *bench) measurePast(ctx context.Context, l *log) error {
 	return b.askThePast(ctx, s, past)
 }
 
-// caughtUp moves the cursors of what follows the log to its head, as in a serve that was there while it grew.
+// caughtUp moves the cursors of what follows the log to where a serve that was there while it grew has them.
 func (l *log) caughtUp(ctx context.Context) error {
 	head, err := l.store.Head(ctx)
 	if err != nil {
 		return err
 	}
-	for _, name := range []string{"policies", "relay"} {
+	var queue domain.Queue
+	for r, err := range l.store.Read(ctx, eventstore.Query{Types: domain.ScheduleTypes()}) {
+		if err != nil {
+			return err
+		}
+		e, err := r.Decode()
+		if err != nil {
+			return err
+		}
+		queue.Fold(r, e)
+	}
+	open := domain.Cursor{LogEpoch: head.LogEpoch, Position: queue.Begin(head.Position)}
+	fmt.Fprintf(os.Stderr, "   %d builds and deployments are not over, so the scheduler begins after position %d\n", len(queue.Works), open.Position)
+	for name, to := range map[string]domain.Cursor{"policies": head, "relay": head, "schedule": open} {
 		at, err := l.store.LoadCursor(ctx, name)
-		if err == nil && at != head {
-			_, err = l.store.Append(ctx, eventstore.Append{Move: &eventstore.CursorMove{Name: name, From: at, To: head}})
+		if err == nil && at != to {
+			_, err = l.store.Append(ctx, eventstore.Append{Move: &eventstore.CursorMove{Name: name, From: at, To: to}})
 		}
 		if err != nil {
 			return err
