@@ -123,15 +123,20 @@ func (s *Store) pageByBlocks(ctx context.Context, after, until int64, f Filter, 
 	return events, false, nil
 }
 
-// readBlocks reads each block by itself: a planner that may join blocks with events can take all events to the end of the
-// log for the shorter way.
+// readBlocks reads each block by itself, by position: a planner that may choose can take all events to the end of the log
+// for the shorter way.
 func (s *Store) readBlocks(ctx context.Context, blocks []int64, after, until int64, f Filter, limit int) ([]domain.Recorded, bool, error) {
 	if len(blocks) == 0 {
 		return nil, false, nil
 	}
+	streams := f.Streams
+	f.Streams = ""
 	c := f.conditions(after, until)
-	return s.collect(ctx, limit, fmt.Sprintf(`%s unnest(%s::bigint[]) AS b (block), LATERAL (
-			SELECT * FROM pipeops.events WHERE position > b.block * %d AND position <= b.block * %d + %d AND %s ORDER BY position LIMIT %d
-		) AS e ORDER BY position LIMIT %s`,
-		selectColumns, c.arg(blocks), blockEvents, blockEvents, blockEvents, c.text(), blockEvents, c.arg(limit)), c.args...)
+	if streams != "" {
+		c.and(beginsUnindexed, streams)
+	}
+	return s.collect(ctx, limit, fmt.Sprintf(`SELECT e.* FROM unnest(%s::bigint[]) AS b (block), LATERAL (
+			%s WHERE position > b.block * %d AND position <= b.block * %d + %d AND %s ORDER BY position LIMIT %d
+		) AS e ORDER BY e.position LIMIT %s`,
+		c.arg(blocks), selectEvents, blockEvents, blockEvents, blockEvents, c.text(), blockEvents, c.arg(limit)), c.args...)
 }

@@ -23,6 +23,9 @@ const (
 // denseKinds of streams are those that each push adds to.
 var denseKinds = []string{"push/", "ref/", "build/", "slot/", "deployment/"}
 
+// beginsUnindexed is the condition that a stream begins with a text, in a form that no index serves.
+const beginsUnindexed = "left(stream, length(?)) = ?"
+
 // Filter picks events. An empty field lets everything through.
 type Filter struct {
 	Projects    []domain.ProjectID // any of them; events of no project are let through only when it is nil
@@ -211,7 +214,7 @@ func (f Filter) conditions(after, until int64) (c conditions) {
 	case slices.Contains(denseKinds, f.Streams):
 		// Not by the index of streams, which a planner without good statistics likes: it would sort all that is left of the
 		// log for each page.
-		c.and("left(stream, length(?)) = ?", f.Streams)
+		c.and(beginsUnindexed, f.Streams)
 	default: // a range, for the index: U+10FFFF comes after all that is in use
 		c.and(`stream >= ? AND stream < ? || U&'\+10FFFF'`, f.Streams)
 	}

@@ -11,11 +11,8 @@ import (
 	"github.com/pipeops/pipeops/domain"
 )
 
-const (
-	selectColumns = `SELECT position, log_epoch, stream, version, id::text, project_id, type, schema_version, body,
-	occurred_at, recorded_at, actor, correlation_id, causation_id, attempt, attempt_seq, trace FROM `
-	selectEvents = selectColumns + "pipeops.events"
-)
+const selectEvents = `SELECT position, log_epoch, stream, version, id::text, project_id, type, schema_version, body,
+	occurred_at, recorded_at, actor, correlation_id, causation_id, attempt, attempt_seq, trace FROM pipeops.events`
 
 // textColumns are those of selectEvents that are text.
 var textColumns = [...]int{2, 4, 5, 6, 11, 12, 13, 14, 16}

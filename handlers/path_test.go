@@ -45,21 +45,23 @@ func newID(prefix string) string { return prefix + "_" + uuid.Must(uuid.NewV7())
 
 // world is a database, a bus and any number of control planes and workers.
 type world struct {
-	t    *testing.T
-	app  string
-	home string
-	open func() bus.Bus
-	log  *slog.Logger
+	t     *testing.T
+	owner string // address of the login that owns the schema
+	app   string
+	home  string
+	open  func() bus.Bus
+	log   *slog.Logger
 }
 
 func newWorld(t *testing.T, open func() bus.Bus) *world {
 	t.Helper()
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
-	app, err := migrations.Up(t.Context(), testenv.Postgres(t), log)
+	owner := testenv.Postgres(t)
+	app, err := migrations.Up(t.Context(), owner, log)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &world{t: t, app: app, home: t.TempDir(), open: open, log: log}
+	return &world{t: t, owner: owner, app: app, home: t.TempDir(), open: open, log: log}
 }
 
 func inProcess(t *testing.T) func() bus.Bus {

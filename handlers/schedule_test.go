@@ -14,6 +14,7 @@ import (
 	"github.com/pipeops/pipeops/handlers/schedule"
 	"github.com/pipeops/pipeops/internal/bus"
 	"github.com/pipeops/pipeops/internal/records"
+	"github.com/pipeops/pipeops/migrations"
 )
 
 // once leads at once, one time, and keeps what the leader returned.
@@ -76,70 +77,144 @@ func TestTheSchedulerKeepsItsQueueOverAnError(t *testing.T) {
 	}
 }
 
-func TestTheSchedulerBeginsWithWhatIsNotOver(t *testing.T) {
-	t.Parallel()
+// scheduling is a scheduler of a plane with one free slot for builds, and a build that waits for it.
+type scheduling struct {
+	*plane
+
+	w      *world
+	leases *records.Claims
+	lead   once
+}
+
+func newScheduling(t *testing.T) *scheduling {
+	t.Helper()
 	w := newWorld(t, inProcess(t))
 	p, _ := w.core()
 	p.project(t)
-	old, err := p.store.Append(t.Context(), eventstore.Append{Writes: []eventstore.Write{{Stream: "build/bld_old", Events: []eventstore.NewEvent{{
+	s := &scheduling{plane: p, w: w, leases: records.NewClaims(p.store.Pool()), lead: once{make(chan error, 1)}}
+	if _, err := s.leases.Beat(t.Context(), records.Beat{Worker: "wrk_1", Incarnation: "one", Class: "build", Slots: 1}); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// start leads once, with a cursor that is moved at every step.
+func (s *scheduling) start() {
+	s.w.goes("schedule", schedule.New(schedule.Config{
+		Store: s.store, Commands: s.commands, Bus: s.bus, Leader: s.lead, Leases: s.leases, Now: time.Now, Log: s.w.log, Tick: 10 * time.Millisecond, Stride: 1,
+	}).Run)
+}
+
+// ask pushes, and gives the build that is wanted then.
+func (s *scheduling) ask(t *testing.T) (build domain.BuildID, position int64) {
+	t.Helper()
+	s.must(t, push("a", "1"))
+	leaders := records.NewLeaders(s.store.Pool(), s.w.log)
+	s.w.goes("policies", policies.New(policies.Config{Store: s.store, Commands: s.commands, Leader: leaders, NewID: newID, Now: time.Now, Log: s.w.log}).Run)
+	s.until(t, "BuildRequested", 1)
+	for r, err := range s.store.Read(t.Context(), eventstore.Query{Types: []string{"BuildRequested"}}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		build, position = domain.BuildID(strings.TrimPrefix(string(r.Stream), "build/")), r.Cursor.Position
+	}
+	return build, position
+}
+
+func (s *scheduling) move(t *testing.T, to domain.Cursor) {
+	t.Helper()
+	if err := s.commands.Move(t.Context(), eventstore.CursorMove{Name: schedule.CursorName, To: to}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// keeps waits until the cursor is there.
+func (s *scheduling) keeps(t *testing.T, want domain.Cursor) {
+	t.Helper()
+	deadline := time.After(30 * time.Second)
+	for {
+		at, err := s.store.LoadCursor(t.Context(), schedule.CursorName)
+		if err == nil && at == want {
+			return
+		}
+		select {
+		case err := <-s.lead.ended:
+			t.Fatalf("it has ended: %v", err)
+		case <-deadline:
+			t.Fatalf("the cursor is %v, %v, want %v", at, err, want)
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+func (s *scheduling) head(t *testing.T) domain.Cursor {
+	t.Helper()
+	head, err := s.store.Head(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return head
+}
+
+func TestTheSchedulerBeginsWithWhatIsNotOver(t *testing.T) {
+	t.Parallel()
+	s := newScheduling(t)
+	_, err := s.store.Append(t.Context(), eventstore.Append{Writes: []eventstore.Write{{Stream: "build/bld_old", Events: []eventstore.NewEvent{{
 		ID: domain.EventID("newer", 0), Type: "BuildStarted", SchemaVersion: 99, Body: []byte(`{}`), ProjectID: "prj_1", // nobody gets over it
 		OccurredAt: time.Now(), Actor: "test", CorrelationID: "newer",
 	}}}}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	leases := records.NewClaims(p.store.Pool())
-	if _, err := leases.Beat(t.Context(), records.Beat{Worker: "wrk_1", Incarnation: "one", Class: "build", Slots: 1}); err != nil {
-		t.Fatal(err)
-	}
-	lead := once{make(chan error, 1)}
-	start := func() {
-		w.goes("schedule", schedule.New(schedule.Config{
-			Store: p.store, Commands: p.commands, Bus: p.bus, Leader: lead, Leases: leases, Now: time.Now, Log: w.log, Tick: 10 * time.Millisecond, Stride: 1,
-		}).Run)
-	}
-	start()
-	if _, unknown := errors.AsType[*domain.UnknownTypeError](<-lead.ended); !unknown {
+	s.start()
+	if _, unknown := errors.AsType[*domain.UnknownTypeError](<-s.lead.ended); !unknown {
 		t.Fatal("it has got over what it doesn't know")
 	}
-	if err := p.commands.Move(t.Context(), eventstore.CursorMove{Name: schedule.CursorName, To: old.Last}); err != nil {
+	if at, err := s.store.LoadCursor(t.Context(), schedule.CursorName); err != nil || at != (domain.Cursor{}) {
+		t.Fatalf("it has moved to %v, %v", at, err)
+	}
+	s.move(t, s.head(t))
+	s.start()
+	build, asked := s.ask(t)
+	s.keeps(t, domain.Cursor{LogEpoch: 1, Position: asked - 1})
+	s.must(t, domain.FailBuild{Build: build})
+	s.keeps(t, s.head(t))
+}
+
+// A cursor that moved because of events that are lost since leaves out what is open again.
+func TestTheSchedulerTrustsNoCursorFromBeforeAFork(t *testing.T) {
+	t.Parallel()
+	s := newScheduling(t)
+	build, asked := s.ask(t)
+	s.move(t, s.head(t))
+	if _, _, err := migrations.Fork(t.Context(), s.w.owner, 0); err != nil {
 		t.Fatal(err)
 	}
-	start()
-	keeps := func(want int64) {
-		t.Helper()
-		deadline := time.After(30 * time.Second)
-		for {
-			at, err := p.store.LoadCursor(t.Context(), schedule.CursorName)
-			if err == nil && at.Position == want {
-				return
-			}
-			select {
-			case err := <-lead.ended:
-				t.Fatalf("it has ended: %v", err)
-			case <-deadline:
-				t.Fatalf("the cursor is %v, %v, want %d", at, err, want)
-			case <-time.After(10 * time.Millisecond):
-			}
-		}
-	}
-	p.must(t, push("a", "1"))
-	leaders := records.NewLeaders(p.store.Pool(), w.log)
-	w.goes("policies", policies.New(policies.Config{Store: p.store, Commands: p.commands, Leader: leaders, NewID: newID, Now: time.Now, Log: w.log}).Run)
-	p.until(t, "BuildRequested", 1)
-	for asked, err := range p.store.Read(t.Context(), eventstore.Query{Types: []string{"BuildRequested"}}) {
-		if err != nil {
-			t.Fatal(err)
-		}
-		keeps(asked.Cursor.Position - 1)
-		p.must(t, domain.FailBuild{Build: domain.BuildID(strings.TrimPrefix(string(asked.Stream), "build/"))})
-	}
-	p.until(t, "BuildFailed", 1)
-	head, err := p.store.Head(t.Context())
-	if err != nil {
+	s.start()
+	s.keeps(t, domain.Cursor{LogEpoch: 2, Position: asked - 1})
+	s.must(t, domain.FailBuild{Build: build})
+	s.keeps(t, s.head(t))
+}
+
+func TestASchedulerWhoseCursorSomebodyElseMovesLeadsNoMore(t *testing.T) {
+	t.Parallel()
+	s := newScheduling(t)
+	s.start()
+	build, asked := s.ask(t)
+	at := domain.Cursor{LogEpoch: 1, Position: asked - 1}
+	s.keeps(t, at)
+	if err := s.commands.Move(t.Context(), eventstore.CursorMove{Name: schedule.CursorName, From: at, To: domain.Cursor{LogEpoch: 1, Position: 1}}); err != nil {
 		t.Fatal(err)
 	}
-	keeps(head.Position)
+	s.must(t, domain.FailBuild{Build: build})
+	select {
+	case err := <-s.lead.ended:
+		if _, conflict := errors.AsType[*eventstore.CursorConflictError](err); !conflict {
+			t.Errorf("got %v, want *eventstore.CursorConflictError", err)
+		}
+	case <-time.After(30 * time.Second):
+		t.Fatal("it still leads after 30 s")
+	}
 }
 
 func TestAcceptance18_PoliciesLetANewerVersionLeadWhenTheyMeetItsEvents(t *testing.T) {

@@ -63,11 +63,9 @@ func withCore(ctx context.Context, do func(*core) error) error {
 	if err != nil {
 		return err
 	}
-	stop, err := ownPostgres(ctx, &cfg)
-	if err != nil {
+	if err := ownPostgres(ctx, &cfg); err != nil {
 		return err
 	}
-	defer stop()
 	if err := cfg.Need("DATABASE_URL"); err != nil {
 		return &coded{exitUsage, err}
 	}

@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
@@ -204,6 +203,10 @@ func startParts(ctx context.Context, g *errgroup.Group, cfg *config.Config, f up
 			cfg.MigrateURL = cfg.DatabaseURL
 			return wrap("start PostgreSQL", err)
 		})
+	} else if local.HasPostgres(cfg.Home) { // left running by an up that was killed, other commands would take it for ours
+		if err := local.StopPostgres(ctx, lc); err != nil {
+			return p, fmt.Errorf("stop the PostgreSQL in %s, as DATABASE_URL names another: %w", cfg.Home, err)
+		}
 	}
 	if cfg.BuildKit == "" {
 		start.Go(func() (err error) {
@@ -276,21 +279,20 @@ func foundCluster() string {
 	return ""
 }
 
-// ownPostgres gives a command that was given no database the one of the home: of the `up` that runs there, or else it is
-// started until stop. Where the home has none either, nothing changes.
-func ownPostgres(ctx context.Context, cfg *config.Config) (stop func(), err error) {
+// ownPostgres gives a command that was given no database the one of the `up` that runs in the home, if any.
+func ownPostgres(ctx context.Context, cfg *config.Config) (err error) {
 	if cfg.MigrateURL != "" || !local.HasPostgres(cfg.Home) {
-		return func() {}, nil
+		return nil
 	}
-	if stop, err = startOwnPostgres(ctx, cfg); errors.Is(err, syscall.EWOULDBLOCK) { // up runs, and its PostgreSQL is left alone
-		stop = func() {}
-		cfg.MigrateURL, err = local.RunningPostgres(ctx, localConfig(*cfg, slog.New(slog.DiscardHandler)))
-		if err != nil {
-			return nil, fmt.Errorf("reach the PostgreSQL of the pipeops up that runs in %s (if that was given another, set DATABASE_URL): %w", cfg.Home, err)
-		}
+	if holder(cfg.Home) == 0 {
+		return usage("no database: type pipeops up first, which keeps one in %s, or set DATABASE_URL", cfg.Home)
+	}
+	cfg.MigrateURL, err = local.RunningPostgres(ctx, localConfig(*cfg, slog.New(slog.DiscardHandler)))
+	if err != nil {
+		return fmt.Errorf("reach the PostgreSQL of the pipeops up that runs in %s (set DATABASE_URL, if that was given another): %w", cfg.Home, err)
 	}
 	cfg.DatabaseURL = cfg.MigrateURL
-	return stop, err
+	return nil
 }
 
 // startOwnPostgres runs the PostgreSQL of a home in which `up` isn't running, for a command that needs nothing else.

@@ -384,11 +384,8 @@ func TestTheHomesOwnPostgresIsUsedWithoutItsAddress(t *testing.T) {
 			t.Error("PostgreSQL was left running")
 		}
 	}
-	if said, err := pipeops("token", "create", "ci"); err != nil || !records.IsToken(strings.TrimSpace(said)) {
-		t.Errorf("got %s, %v", said, err)
-	}
-	if runs() {
-		t.Error("PostgreSQL was left running")
+	if _, err := tokens(); exitCode(err) != exitUsage || !strings.Contains(err.Error(), "pipeops up first") {
+		t.Errorf("while no up runs: %v", err)
 	}
 	release, err := exclusive(filepath.Join(dir, "up.lock"))
 	if err != nil {
@@ -398,11 +395,17 @@ func TestTheHomesOwnPostgresIsUsedWithoutItsAddress(t *testing.T) {
 	if _, err := fork(); err == nil || !strings.Contains(err.Error(), "pipeops down") {
 		t.Errorf("while up runs: %v", err)
 	}
+	if err := writePrivate(filepath.Join(dir, "up.pid"), os.Getpid()); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := tokens(); err == nil || !strings.Contains(err.Error(), "set DATABASE_URL") {
 		t.Errorf("while up runs with another database: %v", err)
 	}
 	if _, err := local.StartPostgres(t.Context(), lc); err != nil {
 		t.Fatal(err)
+	}
+	if said, err := pipeops("token", "create", "ci"); err != nil || !records.IsToken(strings.TrimSpace(said)) {
+		t.Errorf("got %s, %v", said, err)
 	}
 	if said, err := tokens(); err != nil || !strings.Contains(said, "ci") {
 		t.Errorf("while up runs: %s, %v", said, err)

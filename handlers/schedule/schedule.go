@@ -23,8 +23,12 @@ import (
 )
 
 // CursorName names the place in the log that the queue is folded from. It goes
-// with domain.ScheduleTypes: who folds more types needs another one.
+// with domain.Queue: one that folds otherwise may need another name.
 const CursorName = "schedule"
+
+// leadership stays the same whatever the cursor is called: versions side by
+// side have one leader.
+const leadership = "schedule"
 
 // Leader runs a function in one process at a time.
 type Leader interface {
@@ -78,7 +82,7 @@ func New(cfg Config) *Scheduler {
 // Run schedules until ctx ends, in one process at a time. One that can't fold
 // the log lets the next one try.
 func (s *Scheduler) Run(ctx context.Context) error {
-	return s.cfg.Leader.Lead(ctx, CursorName, s.lead)
+	return s.cfg.Leader.Lead(ctx, leadership, s.lead)
 }
 
 // lead folds the log from the cursor on, then follows it.
@@ -87,9 +91,14 @@ func (s *Scheduler) lead(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("load cursor %s: %w", CursorName, err)
 	}
+	head, err := s.cfg.Store.Head(ctx)
+	if err != nil {
+		return fmt.Errorf("read the head: %w", err)
+	}
 	from := kept
-	if s.cfg.Store.Check(ctx, kept) != nil {
-		from = domain.Cursor{} // of another history than the log has; its beginning is always right
+	if kept.LogEpoch != head.LogEpoch || kept.Position > head.Position {
+		// Work was over when this was kept, by events that may be lost since: it takes those up to there for granted, too.
+		from = domain.Cursor{}
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -108,14 +117,10 @@ func (s *Scheduler) lead(ctx context.Context) error {
 			}
 		}
 	}()
-	return s.loop(ctx, kept, batches, failed)
+	return s.loop(ctx, kept, head, batches, failed)
 }
 
-func (s *Scheduler) loop(ctx context.Context, kept domain.Cursor, batches <-chan eventstore.Batch, failed <-chan error) error {
-	head, err := s.cfg.Store.Head(ctx)
-	if err != nil {
-		return fmt.Errorf("read the head: %w", err)
-	}
+func (s *Scheduler) loop(ctx context.Context, kept, head domain.Cursor, batches <-chan eventstore.Batch, failed <-chan error) (err error) {
 	var queue domain.Queue
 	var heard hearing
 	caughtUp := head.Position == 0
@@ -136,7 +141,8 @@ func (s *Scheduler) loop(ctx context.Context, kept domain.Cursor, batches <-chan
 				return err
 			}
 			caughtUp = caughtUp || b.Cursor.Position >= head.Position
-			if kept, err = s.keep(ctx, kept, domain.Cursor{LogEpoch: b.Cursor.LogEpoch, Position: queue.Begin(b.Cursor.Position)}); err != nil {
+			to := domain.Cursor{LogEpoch: max(head.LogEpoch, b.Cursor.LogEpoch), Position: queue.Begin(b.Cursor.Position)}
+			if kept, err = s.keep(ctx, kept, to); err != nil {
 				return err
 			}
 		case <-tick.C:
@@ -149,9 +155,9 @@ func (s *Scheduler) loop(ctx context.Context, kept domain.Cursor, batches <-chan
 }
 
 // keep moves the cursor when that is worth it, and gives where it stands. An
-// error: somebody else has moved it, and leads.
+// error: somebody else has moved it, who leads or has just led.
 func (s *Scheduler) keep(ctx context.Context, kept, to domain.Cursor) (domain.Cursor, error) {
-	if to.Position-kept.Position < s.cfg.Stride {
+	if to.LogEpoch == kept.LogEpoch && to.Position-kept.Position < s.cfg.Stride {
 		return kept, nil
 	}
 	err := s.cfg.Commands.Move(ctx, eventstore.CursorMove{Name: CursorName, From: kept, To: to})
@@ -159,7 +165,9 @@ func (s *Scheduler) keep(ctx context.Context, kept, to domain.Cursor) (domain.Cu
 		return kept, err
 	}
 	if err != nil {
-		s.note(ctx, err)
+		if context.Cause(ctx) == nil {
+			s.cfg.Log.WarnContext(ctx, "whoever schedules next reads more of the log: the cursor could not be moved", "err", err)
+		}
 		return kept, nil
 	}
 	return to, nil
