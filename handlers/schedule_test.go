@@ -41,42 +41,6 @@ func (s shaky) Slots(ctx context.Context) (map[string]int, error) {
 	return s.Claims.Slots(ctx)
 }
 
-func TestTheSchedulerKeepsItsQueueOverAnError(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t, inProcess(t))
-	p, _ := w.core()
-	p.project(t)
-	p.must(t, push("a", "1"))
-	leaders := records.NewLeaders(p.store.Pool(), w.log)
-	w.goes("policies", policies.New(policies.Config{Store: p.store, Commands: p.commands, Leader: leaders, NewID: newID, Now: time.Now, Log: w.log}).Run)
-	leases := shaky{records.NewClaims(p.store.Pool()), &atomic.Int64{}}
-	leases.failures.Store(3)
-	if _, err := leases.Beat(t.Context(), records.Beat{Worker: "wrk_1", Incarnation: "one", Class: "build", Slots: 1}); err != nil {
-		t.Fatal(err)
-	}
-	lead := once{make(chan error, 1)}
-	w.goes("schedule", schedule.New(schedule.Config{
-		Store: p.store, Commands: p.commands, Bus: p.bus, Leader: lead, Leases: leases, Now: time.Now, Log: w.log, Tick: 10 * time.Millisecond,
-	}).Run)
-	jobs := make(chan bus.Job, 1)
-	w.goes("worker", func(ctx context.Context) error {
-		return p.bus.ConsumeJobs(ctx, bus.KindBuild, 1, func(_ context.Context, j bus.Job) error {
-			select {
-			case jobs <- j:
-			default: // published again
-			}
-			return nil
-		})
-	})
-	select {
-	case err := <-lead.ended:
-		t.Fatalf("the scheduler gave up its queue: %v", err)
-	case <-jobs:
-	case <-time.After(30 * time.Second):
-		t.Fatal("no job in 30 s")
-	}
-}
-
 // scheduling is a scheduler of a plane with one free slot for builds, and a build that waits for it.
 type scheduling struct {
 	*plane
@@ -147,6 +111,29 @@ func (s *scheduling) keeps(t *testing.T, want domain.Cursor) {
 	}
 }
 
+// fork raises the log epoch, as after a restore.
+func (s *scheduling) fork(t *testing.T) {
+	t.Helper()
+	if _, _, err := migrations.Fork(t.Context(), s.w.owner, 0); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// jobs gives the first job for a build.
+func (s *scheduling) jobs() <-chan bus.Job {
+	jobs := make(chan bus.Job, 1)
+	s.w.goes("worker", func(ctx context.Context) error {
+		return s.bus.ConsumeJobs(ctx, bus.KindBuild, 1, func(_ context.Context, j bus.Job) error {
+			select {
+			case jobs <- j:
+			default: // published again
+			}
+			return nil
+		})
+	})
+	return jobs
+}
+
 func (s *scheduling) head(t *testing.T) domain.Cursor {
 	t.Helper()
 	head, err := s.store.Head(t.Context())
@@ -154,6 +141,25 @@ func (s *scheduling) head(t *testing.T) domain.Cursor {
 		t.Fatal(err)
 	}
 	return head
+}
+
+func TestTheSchedulerKeepsItsQueueOverAnError(t *testing.T) {
+	t.Parallel()
+	s := newScheduling(t)
+	leases := shaky{s.leases, &atomic.Int64{}}
+	leases.failures.Store(3)
+	s.w.goes("schedule", schedule.New(schedule.Config{
+		Store: s.store, Commands: s.commands, Bus: s.bus, Leader: s.lead, Leases: leases, Now: time.Now, Log: s.w.log, Tick: 10 * time.Millisecond,
+	}).Run)
+	jobs := s.jobs()
+	s.ask(t)
+	select {
+	case err := <-s.lead.ended:
+		t.Fatalf("the scheduler gave up its queue: %v", err)
+	case <-jobs:
+	case <-time.After(30 * time.Second):
+		t.Fatal("no job in 30 s")
+	}
 }
 
 func TestTheSchedulerBeginsWithWhatIsNotOver(t *testing.T) {
@@ -166,6 +172,7 @@ func TestTheSchedulerBeginsWithWhatIsNotOver(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.until(t, "BuildStarted", 1) // the store has it, and so the scheduler at once
 	s.start()
 	if _, unknown := errors.AsType[*domain.UnknownTypeError](<-s.lead.ended); !unknown {
 		t.Fatal("it has got over what it doesn't know")
@@ -185,15 +192,42 @@ func TestTheSchedulerBeginsWithWhatIsNotOver(t *testing.T) {
 func TestTheSchedulerTrustsNoCursorFromBeforeAFork(t *testing.T) {
 	t.Parallel()
 	s := newScheduling(t)
-	build, asked := s.ask(t)
+	build, _ := s.ask(t)
 	s.move(t, s.head(t))
-	if _, _, err := migrations.Fork(t.Context(), s.w.owner, 0); err != nil {
-		t.Fatal(err)
-	}
+	s.fork(t)
+	jobs := s.jobs()
 	s.start()
-	s.keeps(t, domain.Cursor{LogEpoch: 2, Position: asked - 1})
+	select {
+	case err := <-s.lead.ended:
+		t.Fatalf("it has ended: %v", err)
+	case j := <-jobs:
+		if j.Subject != string(build) {
+			t.Errorf("a job for %s, want one for %s", j.Subject, build)
+		}
+	case <-time.After(30 * time.Second):
+		t.Fatal("no job in 30 s")
+	}
 	s.must(t, domain.FailBuild{Build: build})
-	s.keeps(t, s.head(t))
+	s.keeps(t, s.head(t)) // in the new epoch
+}
+
+func TestASchedulerFoldsAnewWhenTheLogForksUnderIt(t *testing.T) {
+	t.Parallel()
+	s := newScheduling(t)
+	s.start()
+	build, asked := s.ask(t)
+	s.keeps(t, domain.Cursor{LogEpoch: 1, Position: asked - 1})
+	s.fork(t)
+	s.must(t, domain.FailBuild{Build: build})
+	select {
+	case err := <-s.lead.ended:
+		if !strings.Contains(err.Error(), "forked") {
+			t.Errorf("it has ended: %v", err)
+		}
+	case <-time.After(30 * time.Second):
+		t.Fatal("it still leads after 30 s")
+	}
+	s.keeps(t, domain.Cursor{LogEpoch: 1, Position: asked - 1})
 }
 
 func TestASchedulerWhoseCursorSomebodyElseMovesLeadsNoMore(t *testing.T) {

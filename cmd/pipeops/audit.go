@@ -204,7 +204,7 @@ func auditKey() *cobra.Command {
 func auditKeyRotate() *cobra.Command {
 	var yes bool
 	cmd := &cobra.Command{
-		Use: "rotate", Short: "Make a new key for checkpoints (needs the home of the control plane, and DATABASE_URL unless pipeops up runs there)", Args: cobra.NoArgs,
+		Use: "rotate", Short: "Make a new key for checkpoints (needs the home of the control plane, and DATABASE_URL unless pipeops up keeps PostgreSQL there)", Args: cobra.NoArgs,
 		Long: `All processes sign with it from the next checkpoint on. What earlier keys have signed stays good, so key.pub keeps them: give
 the new key.pub to everybody who keeps one, since with the old one nothing verifies that is signed from now on. Exports made
 before verify as they did.`,

@@ -24,8 +24,9 @@ type client struct{ url, token string }
 
 // reached is what `pipeops up` leaves for the other commands, in <home>/client.json.
 type reached struct {
-	URL       string `json:"url"`
-	TokenFile string `json:"tokenFile"`
+	URL         string `json:"url"`
+	TokenFile   string `json:"tokenFile"`
+	OwnPostgres bool   `json:"ownPostgres"` // it keeps the database in the home
 }
 
 func reachedFile(home string) string { return filepath.Join(home, "client.json") }

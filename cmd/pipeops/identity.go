@@ -88,7 +88,7 @@ func workerCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "worker", Short: "Let workers in"}
 	var class, file string
 	in := &cobra.Command{
-		Use: "enroll", Short: "Make the key of a worker and let it in (needs the home of the control plane, and DATABASE_URL unless pipeops up runs there)", Args: cobra.NoArgs,
+		Use: "enroll", Short: "Make the key of a worker and let it in (needs the home of the control plane, and DATABASE_URL unless pipeops up keeps PostgreSQL there)", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if class != string(bus.KindBuild) && class != string(bus.KindDeploy) {
 				return usage("--class: want build or deploy")

@@ -17,7 +17,7 @@ import (
 func tokenCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "token", Short: "Make, list and revoke tokens for the API and the git remote",
-		Long: "All of these need the home of the control plane, and DATABASE_URL unless pipeops up runs there.",
+		Long: "All of these need the home of the control plane, and DATABASE_URL unless pipeops up keeps PostgreSQL there.",
 	}
 	cmd.AddCommand(tokenCreate(), tokenList(), tokenRevoke())
 	return cmd

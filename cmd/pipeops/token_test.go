@@ -101,7 +101,7 @@ func TestTheTokenOfUpIsOnRecordOnce(t *testing.T) {
 	o := newOffice(t)
 	cfg := config.Config{Home: os.Getenv("PIPEOPS_HOME"), URL: os.Getenv("PIPEOPS_URL")}
 	for range 2 {
-		o.must(writeReached(t.Context(), cfg, o.core))
+		o.must(writeReached(t.Context(), cfg, o.core, true))
 	}
 	said := o.run("audit", "log", "--type", "TokenCreated")
 	secret, err := os.ReadFile(filepath.Join(cfg.Home, "token"))

@@ -94,6 +94,7 @@ const progressMark = "up: "
 
 // parts are the addresses of what `up` runs or was given.
 type parts struct {
+	postgres   bool               // false: DATABASE_URL is somebody else's
 	registry   *registry.Registry // nil: REGISTRY is somebody else's
 	listener   net.Listener
 	kubeconfig string // empty: no cluster
@@ -110,6 +111,9 @@ func up(ctx context.Context, cfg config.Config, f upFlags, log *slog.Logger) err
 		return err
 	}
 	if err := writePrivate(filepath.Join(cfg.Home, "up.pid"), os.Getpid()); err != nil {
+		return err
+	}
+	if err := os.Remove(reachedFile(cfg.Home)); err != nil && !os.IsNotExist(err) { // it tells of an earlier one
 		return err
 	}
 	lc := localConfig(cfg, log)
@@ -134,7 +138,7 @@ func up(ctx context.Context, cfg config.Config, f upFlags, log *slog.Logger) err
 		return err
 	}
 	defer b.Close()
-	if err := writeReached(ctx, cfg, core); err != nil {
+	if err := writeReached(ctx, cfg, core, p.postgres); err != nil {
 		return err
 	}
 	g.Go(func() error {
@@ -197,16 +201,13 @@ func startParts(ctx context.Context, g *errgroup.Group, cfg *config.Config, f up
 	}
 	start, sctx := errgroup.WithContext(ctx)
 	if cfg.DatabaseURL == "" {
+		p.postgres = true
 		start.Go(func() (err error) {
 			progress("starting PostgreSQL")
 			cfg.DatabaseURL, err = local.StartPostgres(sctx, lc)
 			cfg.MigrateURL = cfg.DatabaseURL
 			return wrap("start PostgreSQL", err)
 		})
-	} else if local.HasPostgres(cfg.Home) { // left running by an up that was killed, other commands would take it for ours
-		if err := local.StopPostgres(ctx, lc); err != nil {
-			return p, fmt.Errorf("stop the PostgreSQL in %s, as DATABASE_URL names another: %w", cfg.Home, err)
-		}
 	}
 	if cfg.BuildKit == "" {
 		start.Go(func() (err error) {
@@ -279,19 +280,20 @@ func foundCluster() string {
 	return ""
 }
 
-// ownPostgres gives a command that was given no database the one of the `up` that runs in the home, if any.
-func ownPostgres(ctx context.Context, cfg *config.Config) (err error) {
-	if cfg.MigrateURL != "" || !local.HasPostgres(cfg.Home) {
+// ownPostgres gives a command that was given no database the one that `up` keeps in the home, if the last one did.
+func ownPostgres(ctx context.Context, cfg *config.Config) error {
+	var r reached
+	if b, err := os.ReadFile(reachedFile(cfg.Home)); err == nil {
+		_ = json.Unmarshal(b, &r) // what can't be read tells of none
+	}
+	if cfg.MigrateURL != "" || !r.OwnPostgres {
 		return nil
 	}
-	if holder(cfg.Home) == 0 {
-		return usage("no database: type pipeops up first, which keeps one in %s, or set DATABASE_URL", cfg.Home)
-	}
-	cfg.MigrateURL, err = local.RunningPostgres(ctx, localConfig(*cfg, slog.New(slog.DiscardHandler)))
+	url, err := local.RunningPostgres(ctx, localConfig(*cfg, slog.New(slog.DiscardHandler)))
 	if err != nil {
-		return fmt.Errorf("reach the PostgreSQL of the pipeops up that runs in %s (set DATABASE_URL, if that was given another): %w", cfg.Home, err)
+		return fmt.Errorf("reach the PostgreSQL that pipeops up keeps in %s (type pipeops up first, or set DATABASE_URL): %w", cfg.Home, err)
 	}
-	cfg.DatabaseURL = cfg.MigrateURL
+	cfg.DatabaseURL, cfg.MigrateURL = url, url
 	return nil
 }
 
@@ -316,7 +318,7 @@ func startOwnPostgres(ctx context.Context, cfg *config.Config) (stop func(), err
 }
 
 // writeReached leaves the address and a token for the other commands.
-func writeReached(ctx context.Context, cfg config.Config, c *core) error {
+func writeReached(ctx context.Context, cfg config.Config, c *core, ownPostgres bool) error {
 	file := filepath.Join(cfg.Home, "token")
 	b, err := os.ReadFile(file)
 	token := strings.TrimSpace(string(b))
@@ -343,7 +345,7 @@ func writeReached(ctx context.Context, cfg config.Config, c *core) error {
 	if err != nil {
 		return fmt.Errorf("register the token of %s: %w", file, err)
 	}
-	return writePrivate(reachedFile(cfg.Home), reached{URL: cfg.URL, TokenFile: file})
+	return writePrivate(reachedFile(cfg.Home), reached{URL: cfg.URL, TokenFile: file, OwnPostgres: ownPostgres})
 }
 
 // forgetHome removes all data. Only a folder that PipeOps has used goes.

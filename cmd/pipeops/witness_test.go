@@ -384,7 +384,13 @@ func TestTheHomesOwnPostgresIsUsedWithoutItsAddress(t *testing.T) {
 			t.Error("PostgreSQL was left running")
 		}
 	}
-	if _, err := tokens(); exitCode(err) != exitUsage || !strings.Contains(err.Error(), "pipeops up first") {
+	kept := func(own bool) {
+		if err := writePrivate(reachedFile(dir), reached{OwnPostgres: own}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	kept(true)
+	if _, err := tokens(); err == nil || !strings.Contains(err.Error(), "pipeops up first") {
 		t.Errorf("while no up runs: %v", err)
 	}
 	release, err := exclusive(filepath.Join(dir, "up.lock"))
@@ -395,15 +401,14 @@ func TestTheHomesOwnPostgresIsUsedWithoutItsAddress(t *testing.T) {
 	if _, err := fork(); err == nil || !strings.Contains(err.Error(), "pipeops down") {
 		t.Errorf("while up runs: %v", err)
 	}
-	if err := writePrivate(filepath.Join(dir, "up.pid"), os.Getpid()); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := tokens(); err == nil || !strings.Contains(err.Error(), "set DATABASE_URL") {
-		t.Errorf("while up runs with another database: %v", err)
-	}
 	if _, err := local.StartPostgres(t.Context(), lc); err != nil {
 		t.Fatal(err)
 	}
+	kept(false)
+	if _, err := tokens(); exitCode(err) != exitUsage || !strings.Contains(err.Error(), "DATABASE_URL is not set") {
+		t.Errorf("while up runs with another database: %v", err)
+	}
+	kept(true)
 	if said, err := pipeops("token", "create", "ci"); err != nil || !records.IsToken(strings.TrimSpace(said)) {
 		t.Errorf("got %s, %v", said, err)
 	}

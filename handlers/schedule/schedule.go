@@ -137,13 +137,18 @@ func (s *Scheduler) loop(ctx context.Context, kept, head domain.Cursor, batches 
 				batches = nil // failed tells why
 				continue
 			}
+			if b.Cursor.LogEpoch > head.LogEpoch {
+				return fmt.Errorf("the log has forked, and may have lost what the queue was folded from: log epoch %d has begun", b.Cursor.LogEpoch)
+			}
 			if err := fold(&queue, b.Events); err != nil {
 				return err
 			}
 			caughtUp = caughtUp || b.Cursor.Position >= head.Position
-			to := domain.Cursor{LogEpoch: max(head.LogEpoch, b.Cursor.LogEpoch), Position: queue.Begin(b.Cursor.Position)}
-			if kept, err = s.keep(ctx, kept, to); err != nil {
-				return err
+			if b.Cursor.LogEpoch == head.LogEpoch { // nothing that was folded can be lost any more
+				to := domain.Cursor{LogEpoch: head.LogEpoch, Position: queue.Begin(b.Cursor.Position)}
+				if kept, err = s.keep(ctx, kept, to); err != nil {
+					return err
+				}
 			}
 		case <-tick.C:
 			s.note(ctx, s.lapse(ctx, &queue, &heard, caughtUp))
@@ -157,7 +162,7 @@ func (s *Scheduler) loop(ctx context.Context, kept, head domain.Cursor, batches 
 // keep moves the cursor when that is worth it, and gives where it stands. An
 // error: somebody else has moved it, who leads or has just led.
 func (s *Scheduler) keep(ctx context.Context, kept, to domain.Cursor) (domain.Cursor, error) {
-	if to.LogEpoch == kept.LogEpoch && to.Position-kept.Position < s.cfg.Stride {
+	if further := to.Position - kept.Position; to.LogEpoch == kept.LogEpoch && 0 <= further && further < s.cfg.Stride {
 		return kept, nil
 	}
 	err := s.cfg.Commands.Move(ctx, eventstore.CursorMove{Name: CursorName, From: kept, To: to})
