@@ -31,17 +31,21 @@ type reached struct {
 
 func reachedFile(home string) string { return filepath.Join(home, "client.json") }
 
+func readReached(home string) (r reached, err error) {
+	b, err := os.ReadFile(reachedFile(home))
+	if err == nil {
+		err = json.Unmarshal(b, &r)
+	}
+	return r, err
+}
+
 // newClient takes PIPEOPS_URL and PIPEOPS_TOKEN, or what `pipeops up` wrote.
 func newClient() (*client, error) {
 	c := &client{url: strings.TrimSuffix(os.Getenv("PIPEOPS_URL"), "/"), token: os.Getenv("PIPEOPS_TOKEN")}
 	if c.url != "" && c.token != "" {
 		return c, nil
 	}
-	var r reached
-	b, err := os.ReadFile(reachedFile(local.DefaultHome()))
-	if err == nil {
-		err = json.Unmarshal(b, &r)
-	}
+	r, err := readReached(local.DefaultHome())
 	if err != nil {
 		return nil, usage("no server is known: set PIPEOPS_URL and PIPEOPS_TOKEN, or start one: pipeops up")
 	}

@@ -150,8 +150,7 @@ func awaitReady(ctx context.Context, home string) error {
 	defer cancel()
 	last := "it hasn't written " + reachedFile(home)
 	for {
-		var r reached
-		if b, err := os.ReadFile(reachedFile(home)); err == nil && json.Unmarshal(b, &r) == nil {
+		if r, err := readReached(home); err == nil {
 			if last = readiness(ctx, r.URL); last == "" {
 				return nil
 			}

@@ -282,12 +282,11 @@ func foundCluster() string {
 
 // ownPostgres gives a command that was given no database the one that `up` keeps in the home, if the last one did.
 func ownPostgres(ctx context.Context, cfg *config.Config) error {
-	var r reached
-	if b, err := os.ReadFile(reachedFile(cfg.Home)); err == nil {
-		_ = json.Unmarshal(b, &r) // what can't be read tells of none
-	}
-	if cfg.MigrateURL != "" || !r.OwnPostgres {
+	if cfg.MigrateURL != "" {
 		return nil
+	}
+	if r, err := readReached(cfg.Home); err != nil || !r.OwnPostgres {
+		return nil //nolint:nilerr // what can't be read tells of none
 	}
 	url, err := local.RunningPostgres(ctx, localConfig(*cfg, slog.New(slog.DiscardHandler)))
 	if err != nil {
