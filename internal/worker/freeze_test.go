@@ -91,9 +91,7 @@ func TestFrozenProcessStartsNoEffectBeforeItKnows(t *testing.T) {
 	plane.Given(stream, domain.BuildRequested{Build: "bld_1"})
 	plane.Offer(t, "bld_1")
 	next(t, lines)
-	if err := frozen.Process.Signal(syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	stop(t, frozen.Process)
 	freeze := time.NewTimer(3 * time.Second) // longer than GiveUp
 	defer freeze.Stop()
 	if err := plane.Execute(domain.LoseBuildAttempt{Attempt: "bld_1.1", Reason: "its lease lapsed"}); err != nil {
@@ -101,7 +99,9 @@ func TestFrozenProcessStartsNoEffectBeforeItKnows(t *testing.T) {
 	}
 	<-freeze.C
 	for len(lines) > 0 { // from before the freeze
-		<-lines
+		if line := <-lines; line != "effect" {
+			t.Fatalf("before it could know: %q", line)
+		}
 	}
 	if err := frozen.Process.Signal(syscall.SIGCONT); err != nil {
 		t.Fatal(err)
@@ -112,6 +112,23 @@ func TestFrozenProcessStartsNoEffectBeforeItKnows(t *testing.T) {
 	}
 	if !strings.HasPrefix(first, "stopped: ") {
 		t.Errorf("after the freeze: %q", first)
+	}
+}
+
+// stop returns when no thread of p runs any more: on a busy machine they go on for a while after the signal.
+func stop(t *testing.T, p *os.Process) {
+	t.Helper()
+	if err := p.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	var status syscall.WaitStatus
+	for !status.Stopped() {
+		if _, err := syscall.Wait4(p.Pid, &status, syscall.WUNTRACED, nil); err != nil && !errors.Is(err, syscall.EINTR) {
+			t.Fatal(err)
+		}
+		if status.Exited() || status.Signaled() {
+			t.Fatal("the worker ended")
+		}
 	}
 }
 
