@@ -12,9 +12,13 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/pipeops/pipeops/domain"
+	"github.com/pipeops/pipeops/eventstore"
 	"github.com/pipeops/pipeops/graph"
 	"github.com/pipeops/pipeops/handlers/claims"
 	"github.com/pipeops/pipeops/handlers/ingest"
+	"github.com/pipeops/pipeops/handlers/policies"
+	"github.com/pipeops/pipeops/handlers/relay"
 	"github.com/pipeops/pipeops/internal/bus"
 	"github.com/pipeops/pipeops/projections"
 	"github.com/pipeops/pipeops/web"
@@ -114,7 +118,9 @@ type gauges struct{ h *health }
 var (
 	headDesc   = prometheus.NewDesc("pipeops_log_position", "Position of the newest event.", nil, nil)
 	signedDesc = prometheus.NewDesc("pipeops_log_signed_position", "Position of the newest event that a signed checkpoint has seen.", nil, nil)
-	busDesc    = prometheus.NewDesc("pipeops_bus_connected", "1 while the bus is connected.", nil, nil)
+	behindDesc = prometheus.NewDesc("pipeops_follower_lag_seconds",
+		"Age of the oldest event that a follower of the log has still to see to; 0 when there is none.", []string{"follower"}, nil)
+	busDesc = prometheus.NewDesc("pipeops_bus_connected", "1 while the bus is connected.", nil, nil)
 )
 
 // Describe implements prometheus.Collector.
@@ -122,6 +128,7 @@ func (g *gauges) Describe(ch chan<- *prometheus.Desc) {
 	ch <- headDesc
 	ch <- busDesc
 	ch <- signedDesc
+	ch <- behindDesc
 }
 
 // Collect implements prometheus.Collector.
@@ -134,9 +141,30 @@ func (g *gauges) Collect(ch chan<- prometheus.Metric) {
 	if head, err := g.h.core.store.NewestHead(ctx); err == nil {
 		ch <- prometheus.MustNewConstMetric(signedDesc, prometheus.GaugeValue, float64(head.Size))
 	}
+	for name, types := range followers {
+		if behind, err := g.h.behind(ctx, name, types); err == nil {
+			ch <- prometheus.MustNewConstMetric(behindDesc, prometheus.GaugeValue, behind.Seconds(), name)
+		}
+	}
 	connected := 0.0
 	if g.h.bus.Connected() {
 		connected = 1
 	}
 	ch <- prometheus.MustNewConstMetric(busDesc, prometheus.GaugeValue, connected)
+}
+
+// followers go on from a cursor that the database keeps; by its name, what they see to (nil: everything). A lag of the
+// scheduler is no harm: its cursor only says from where a leader reads anew.
+var followers = map[string][]string{policies.CursorName: domain.Followed(), relay.CursorName: nil}
+
+// behind is how long the oldest of a follower's events has been waiting.
+func (h *health) behind(ctx context.Context, name string, types []string) (time.Duration, error) {
+	at, err := h.core.store.LoadCursor(ctx, name)
+	if err != nil {
+		return 0, err
+	}
+	for e, err := range h.core.store.Read(ctx, eventstore.Query{After: at, Types: types, Limit: 1}) {
+		return max(0, time.Since(e.RecordedAt)), err
+	}
+	return 0, nil
 }

@@ -17,6 +17,8 @@ import (
 
 	"github.com/pipeops/pipeops/domain"
 	"github.com/pipeops/pipeops/eventstore"
+	"github.com/pipeops/pipeops/handlers/claims"
+	"github.com/pipeops/pipeops/handlers/ingest"
 	"github.com/pipeops/pipeops/internal/bus"
 	"github.com/pipeops/pipeops/internal/config"
 	"github.com/pipeops/pipeops/internal/testenv"
@@ -65,7 +67,9 @@ func newProbed(t *testing.T) *probed {
 		b.Close()
 		core.store.Close()
 	})
-	return &probed{t, core, &health{core: core, bus: b, projector: projector, late: time.Nanosecond}, owner}
+	return &probed{t, core, &health{
+		core: core, bus: b, projector: projector, late: time.Nanosecond, ingest: &ingest.Ingest{}, claims: &claims.Claims{},
+	}, owner}
 }
 
 // until asks until the answer is as wanted.
@@ -93,10 +97,15 @@ func (p *probed) until(what string, code int, says ...string) {
 // append records events of a build: n that read models leave out, or one that none of this version can read.
 func (p *probed) append(n int, schemaVersion int) (last int64) {
 	p.t.Helper()
+	return p.appendOf("BuildStarted", n, schemaVersion).Position
+}
+
+func (p *probed) appendOf(eventType string, n int, schemaVersion int) (head domain.Cursor) {
+	p.t.Helper()
 	var events []eventstore.NewEvent
 	for range n {
 		events = append(events, eventstore.NewEvent{
-			ID: uuid.NewString(), Type: "BuildStarted", SchemaVersion: schemaVersion, Body: []byte(`{}`), ProjectID: "prj_1", OccurredAt: now(),
+			ID: uuid.NewString(), Type: eventType, SchemaVersion: schemaVersion, Body: []byte(`{}`), ProjectID: "prj_1", OccurredAt: now(),
 		})
 	}
 	_, err := p.core.store.Append(p.t.Context(), eventstore.Append{Writes: []eventstore.Write{
@@ -105,11 +114,11 @@ func (p *probed) append(n int, schemaVersion int) (last int64) {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	head, err := p.core.store.Head(p.t.Context())
+	head, err = p.core.store.Head(p.t.Context())
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	return head.Position
+	return head
 }
 
 func TestAProjectionThatIsHeldUpIsNotReadyUntilItHasCaughtUp(t *testing.T) {
@@ -143,4 +152,32 @@ func TestAProjectionThatHasStoppedIsNamedAndLeavesTheOthersReady(t *testing.T) {
 	poisoned := p.append(1, 99)
 	p.append(3, 1)
 	p.until("two have stopped", http.StatusOK, "builds: stopped at position "+strconv.FormatInt(poisoned, 10), "timeline: stopped at position "+strconv.FormatInt(poisoned, 10))
+}
+
+func TestALagOfAFollowerIsTheAgeOfWhatItHasStillToSeeTo(t *testing.T) {
+	t.Parallel()
+	p := newProbed(t)
+	lags := func(wantPolicies, wantRelay bool) {
+		t.Helper()
+		w := httptest.NewRecorder()
+		p.health.metrics().ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/metrics", nil))
+		for follower, want := range map[string]bool{"policies": wantPolicies, "relay": wantRelay} {
+			_, after, found := strings.Cut(w.Body.String(), `pipeops_follower_lag_seconds{follower="`+follower+`"} `)
+			text, _, _ := strings.Cut(after, "\n")
+			if lag, err := strconv.ParseFloat(text, 64); !found || err != nil || lag < 0 || lag > 0 != want {
+				t.Errorf("%s lags %q, want a lag: %t", follower, text, want)
+			}
+		}
+	}
+	lags(false, false)
+	p.appendOf("BuildStarted", 1, 1)
+	lags(false, true)
+	head := p.appendOf("PushReceived", 1, 99)
+	lags(true, true)
+	for name := range followers {
+		if _, err := p.core.store.Append(t.Context(), eventstore.Append{Move: &eventstore.CursorMove{Name: name, To: head}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lags(false, false)
 }

@@ -14,8 +14,8 @@ import (
 	"github.com/pipeops/pipeops/internal/bus"
 )
 
-// cursorName names the relay's place in the log.
-const cursorName = "relay"
+// CursorName names the relay's place in the log.
+const CursorName = "relay"
 
 // Leader runs a function in one process at a time.
 type Leader interface {
@@ -38,13 +38,13 @@ func New(cfg Config) *Relay { return &Relay{cfg} }
 
 // Run publishes until ctx ends, in one process at a time.
 func (r *Relay) Run(ctx context.Context) error {
-	return r.cfg.Leader.Lead(ctx, cursorName, r.follow)
+	return r.cfg.Leader.Lead(ctx, CursorName, r.follow)
 }
 
 func (r *Relay) follow(ctx context.Context) error {
-	at, err := r.cfg.Store.LoadCursor(ctx, cursorName)
+	at, err := r.cfg.Store.LoadCursor(ctx, CursorName)
 	if err != nil {
-		return fmt.Errorf("load cursor %s: %w", cursorName, err)
+		return fmt.Errorf("load cursor %s: %w", CursorName, err)
 	}
 	for batch, err := range r.cfg.Store.Subscribe(ctx, at, eventstore.Filter{}) {
 		if err != nil {
@@ -70,9 +70,9 @@ func (r *Relay) RunOnce(ctx context.Context, at domain.Cursor, batch eventstore.
 	if batch.Cursor == at {
 		return at, nil
 	}
-	_, err := r.cfg.Store.Append(ctx, eventstore.Append{Move: &eventstore.CursorMove{Name: cursorName, From: at, To: batch.Cursor}})
+	_, err := r.cfg.Store.Append(ctx, eventstore.Append{Move: &eventstore.CursorMove{Name: CursorName, From: at, To: batch.Cursor}})
 	if err != nil {
-		return at, fmt.Errorf("move cursor %s: %w", cursorName, err)
+		return at, fmt.Errorf("move cursor %s: %w", CursorName, err)
 	}
 	return batch.Cursor, nil
 }
