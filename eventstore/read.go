@@ -7,6 +7,7 @@ import (
 	"iter"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -277,6 +278,15 @@ func (s *Store) Check(ctx context.Context, cursor domain.Cursor) error {
 		return &CursorAheadError{Cursor: cursor, Head: head}
 	}
 	return nil
+}
+
+// Age gives how long ago the event at a position was recorded, by the database's clock; 0 where that went back behind it.
+func (s *Store) Age(ctx context.Context, position int64) (age time.Duration, err error) {
+	err = s.pool.QueryRow(ctx, "SELECT greatest(clock_timestamp() - recorded_at, '0') FROM pipeops.events WHERE position = $1", position).Scan(&age)
+	if err != nil {
+		return 0, fmt.Errorf("read the age of the event at %d: %w", position, err)
+	}
+	return age, nil
 }
 
 // LoadCursor gives where the cursor of that name stands; the zero cursor where it never moved.

@@ -174,7 +174,12 @@ func TestTheSchedulerBeginsWithWhatIsNotOver(t *testing.T) {
 	}
 	s.until(t, "BuildStarted", 1) // the store has it, and so the scheduler at once
 	s.start()
-	if _, unknown := errors.AsType[*domain.UnknownTypeError](<-s.lead.ended); !unknown {
+	select {
+	case err := <-s.lead.ended:
+		if _, unknown := errors.AsType[*domain.UnknownTypeError](err); !unknown {
+			t.Fatalf("it ended with %v", err)
+		}
+	case <-time.After(30 * time.Second):
 		t.Fatal("it has got over what it doesn't know")
 	}
 	if at, err := s.store.LoadCursor(t.Context(), schedule.CursorName); err != nil || at != (domain.Cursor{}) {

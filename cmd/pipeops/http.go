@@ -142,9 +142,12 @@ func (g *gauges) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(signedDesc, prometheus.GaugeValue, float64(head.Size))
 	}
 	for name, types := range followers {
-		if behind, err := g.h.behind(ctx, name, types); err == nil {
-			ch <- prometheus.MustNewConstMetric(behindDesc, prometheus.GaugeValue, behind.Seconds(), name)
+		behind, err := g.h.behind(ctx, name, types)
+		if err != nil { // not left out: an alert would take that for no lag
+			ch <- prometheus.NewInvalidMetric(behindDesc, err)
+			continue
 		}
+		ch <- prometheus.MustNewConstMetric(behindDesc, prometheus.GaugeValue, behind.Seconds(), name)
 	}
 	connected := 0.0
 	if g.h.bus.Connected() {
@@ -164,7 +167,10 @@ func (h *health) behind(ctx context.Context, name string, types []string) (time.
 		return 0, err
 	}
 	for e, err := range h.core.store.Read(ctx, eventstore.Query{After: at, Types: types, Limit: 1}) {
-		return max(0, time.Since(e.RecordedAt)), err
+		if err != nil {
+			return 0, err
+		}
+		return h.core.store.Age(ctx, e.Cursor.Position)
 	}
 	return 0, nil
 }

@@ -123,10 +123,11 @@ func stop(t *testing.T, p *os.Process) {
 	}
 	var status syscall.WaitStatus
 	for !status.Stopped() {
-		if _, err := syscall.Wait4(p.Pid, &status, syscall.WUNTRACED, nil); err != nil && !errors.Is(err, syscall.EINTR) {
+		switch _, err := syscall.Wait4(p.Pid, &status, syscall.WUNTRACED, nil); {
+		case errors.Is(err, syscall.EINTR):
+		case err != nil:
 			t.Fatal(err)
-		}
-		if status.Exited() || status.Signaled() {
+		case !status.Stopped():
 			t.Fatal("the worker ended")
 		}
 	}
