@@ -192,10 +192,10 @@ func TestBadCursorsEndASubscriptionWithTheirCode(t *testing.T) {
 
 // Not parallel: it counts the goroutines of all connections.
 func TestAcceptance22_OneOfManyReadersIsStuckAndIsCutAndTheOthersGetEverything(t *testing.T) {
-	const readers, batches, each = 50, 16, 6
+	const readers, batches, each = 99, 16, 6
 	cut := make(chan string, readers+10) // more than there are connections
 	w := newWorld(t, func(c *graph.Config) {
-		c.Write, c.Ping = 15*time.Second, time.Hour // the former is far longer than the others need
+		c.Write, c.Ping = 20*time.Second, time.Hour // the former is far longer than the others need
 		c.Log = slog.New(listener{c.Log.Handler(), "websocket was cut", cut})
 	})
 	project := w.project("hello")
